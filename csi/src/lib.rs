@@ -1,0 +1,14 @@
+//! The CSI edge: what turns gRPC into validated domain types and failures into status codes.
+//!
+//! A request is parsed here, before any I/O ([`capability`], [`capacity`], [`name`]); an error becomes a status
+//! here and nowhere else ([`status`]); both services share the socket, the logging of calls ([`server`]) and the
+//! rule that calls on one object are serialised or aborted ([`exclusive`]).
+
+pub mod capability;
+pub mod capacity;
+pub mod exclusive;
+pub mod identity;
+pub mod name;
+pub mod page;
+pub mod server;
+pub mod status;

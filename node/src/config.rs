@@ -1,0 +1,20 @@
+//! What a node is configured with.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::pool::Location;
+
+/// Everything a node needs to start, apart from the repository.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name, as Kubernetes and the topology know it.
+    pub node_id: String,
+    /// Where the pool is.
+    pub pool: Location,
+    /// How many times the pool's capacity may be promised to volumes.
+    pub overcommit: f64,
+    /// Offloads under way at once.
+    pub offloads: usize,
+    /// Longest time that writers are held before the watchdog thaws them, whatever the cut does.
+    pub freeze_limit: Duration,
+}

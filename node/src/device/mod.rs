@@ -1,0 +1,1 @@
+//! Loop devices: how an image becomes a block device.

@@ -1,0 +1,63 @@
+//! What the engine takes from outside: the time and randomness. Tests replace both.
+
+use std::{fmt, sync::Arc};
+
+/// Tells the time of day; only ever recorded for people, never compared to decide anything.
+pub trait Clock: Send + Sync {
+    /// Returns the present moment.
+    fn now(&self) -> jiff::Timestamp;
+}
+
+/// Gives random bytes fit for keys, nonces and ids.
+pub trait Entropy: Send + Sync {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// The time and randomness of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct System;
+
+impl Clock for System {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+impl Entropy for System {
+    fn fill(&self, bytes: &mut [u8]) {
+        aws_lc_rs::rand::fill(bytes).expect("the operating system gives random bytes");
+    }
+}
+
+/// The two together, as they are handed to a [`Repository`](crate::Repository).
+#[derive(Clone)]
+pub struct Seams {
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Seams {
+    /// Takes both from the machine.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { clock: Arc::new(System), entropy: Arc::new(System) }
+    }
+
+    /// Returns `N` random bytes.
+    #[must_use]
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.entropy.fill(&mut bytes);
+        bytes
+    }
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seams").finish_non_exhaustive()
+    }
+}
