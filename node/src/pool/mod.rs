@@ -14,7 +14,17 @@
 //! On btrfs every `data` is a subvolume and a cut's is a read-only snapshot; on XFS it is a folder and the image in it a
 //! reflink. A folder is made below `making/` and renamed into place once it is whole and synced.
 
-use std::{io, path::Path, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use uuid::Uuid;
+use varve_repository::id::{SnapshotId, VolumeId};
+
+mod error;
+pub use error::{PoolError, PoolErrorKind};
 
 /// Name of the image in a `data` folder.
 pub const IMAGE: &str = "image";
@@ -57,8 +67,14 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// The system's; `AlreadyExists` where `data` is there.
     fn create(&self, data: &Path, bytes: u64) -> io::Result<()>;
 
-    /// Clones the image of `data` into the new folder `into`, immutable. Called while writers are held: it does no more
-    /// than must be done then.
+    /// Does what can be done of a cut before writers are held, so that [`cut`](Self::cut) is short. It need not be called.
+    ///
+    /// # Errors
+    /// The system's; `into` may then be there in part, and is to be removed or prepared again.
+    fn prepare(&self, data: &Path, into: &Path) -> io::Result<()>;
+
+    /// Clones the image of `data` into the new or prepared folder `into`, immutable. Called while writers are held: it
+    /// does no more than must be done then.
     ///
     /// # Errors
     /// The system's; `into` is then as it was.
@@ -81,4 +97,124 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The system's.
     fn moving(&self) -> io::Result<bool>;
+}
+
+/// A pool's sizes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All of it.
+    pub capacity: u64,
+    /// What can still be written.
+    pub free: u64,
+}
+
+/// An open pool. It is this process's alone until it is closed or dropped.
+///
+/// Dropping it gives up the lock and leaves an image attached and mounted, as a killed process would; the next
+/// [`Pool::open`] finds it so. [`Pool::close`] puts it away.
+#[derive(Debug)]
+pub struct Pool(());
+
+impl Pool {
+    /// Opens the pool, making it where nothing is there yet, and empties `making/`.
+    ///
+    /// # Errors
+    /// `InUse`, `Unusable`, `Unsupported`, or the system's.
+    pub fn open(location: &Location) -> Result<Self, PoolError> {
+        let _ = location;
+        unimplemented!()
+    }
+
+    /// The pool's folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        unimplemented!()
+    }
+
+    /// The file system's side of images and cuts.
+    #[must_use]
+    pub fn filesystem(&self) -> &Arc<dyn PoolFilesystem> {
+        unimplemented!()
+    }
+
+    /// The pool's identity, made once.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        unimplemented!()
+    }
+
+    /// `volumes/`
+    #[must_use]
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.root().join("volumes")
+    }
+
+    /// `cuts/`
+    #[must_use]
+    pub fn cuts_dir(&self) -> PathBuf {
+        self.root().join("cuts")
+    }
+
+    /// `making/`
+    #[must_use]
+    pub fn making_dir(&self) -> PathBuf {
+        self.root().join("making")
+    }
+
+    /// `volumes/<volume>`
+    #[must_use]
+    pub fn volume_dir(&self, volume: VolumeId) -> PathBuf {
+        self.volumes_dir().join(volume.to_string())
+    }
+
+    /// `cuts/<snapshot>`
+    #[must_use]
+    pub fn cut_dir(&self, snapshot: SnapshotId) -> PathBuf {
+        self.cuts_dir().join(snapshot.to_string())
+    }
+
+    /// Makes a new, empty folder in `making/`, whose name begins with `name`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make_folder(&self, name: &str) -> io::Result<PathBuf> {
+        let _ = name;
+        unimplemented!()
+    }
+
+    /// Syncs everything in `from` (a folder in `making/`), renames it to `to` and makes that durable.
+    ///
+    /// # Errors
+    /// The system's; `AlreadyExists` where `to` is there. Only an error of the last sync leaves `to` in place.
+    pub fn commit_folder(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _ = (from, to);
+        unimplemented!()
+    }
+
+    /// Removes a folder of the pool with everything in it (subvolumes and immutable files included): durably renamed
+    /// into `making/` first, so that nothing ever sees it half removed. One that is not there is fine.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        let _ = folder;
+        unimplemented!()
+    }
+
+    /// Measures the pool.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn usage(&self) -> io::Result<Usage> {
+        unimplemented!()
+    }
+
+    /// Gives the pool up: releases the lock and, for an image, unmounts and detaches it. While volumes are still staged
+    /// (their devices hold it) the image stays mounted, which is no error: the next [`Pool::open`] takes it over.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn close(&self) -> Result<(), PoolError> {
+        unimplemented!()
+    }
 }
