@@ -79,4 +79,8 @@ pub struct VolumeRecord {
     pub parameters: BTreeMap<String, String>,
     /// When it was claimed, by the claimer's clock; for people.
     pub created_at: Timestamp,
+    /// Whether its image was once complete on its home node. Until then the record is a claim alone: the home may still
+    /// change, and a missing image is no loss.
+    #[serde(default)]
+    pub complete: bool,
 }
