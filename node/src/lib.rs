@@ -10,6 +10,7 @@
 //! filesystem/   mkfs, fsck, mount, grow: what is on a volume
 //! extent/       extent maps and their difference
 //! sys/          every system call that needs `unsafe`
+//! durable       small JSON records on disk
 //! ```
 //!
 //! An arrow points downwards only. System calls are synchronous; the asynchronous layers, `service` and `agent`,
@@ -19,6 +20,7 @@ pub mod agent;
 pub mod config;
 pub mod cut;
 pub mod device;
+pub mod durable;
 pub mod extent;
 pub mod filesystem;
 pub mod pool;

@@ -1,0 +1,114 @@
+//! Admission: how much of the pool may be promised to volumes.
+//!
+//! Images are sparse, so a pool can promise more than it holds: `overcommit` says how many times. What is promised is the
+//! capacity of every volume that is there, or is being made, or grown; nothing is promised twice, since a promise is
+//! taken under one lock before any work and given back when the work ends.
+
+use std::collections::HashMap;
+
+use varve_repository::id::VolumeId;
+
+use super::Volumes;
+
+/// Why a volume of the size asked for is not admitted. All in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// No pool state would make room for it.
+    #[error("{bytes} bytes are more than the pool can ever hold: its capacity is {capacity} bytes")]
+    LargerThanPool {
+        /// What was asked for.
+        bytes: u64,
+        /// What the pool has.
+        capacity: u64,
+    },
+    /// Too much is promised already.
+    #[error(
+        "{bytes} bytes are more than the pool can promise: {promised} of {limit} bytes are promised to other volumes; \
+         delete volumes, or raise the overcommit"
+    )]
+    Promised {
+        /// What was asked for.
+        bytes: u64,
+        /// What is promised to other volumes.
+        promised: u64,
+        /// What may be promised altogether.
+        limit: u64,
+    },
+}
+
+/// A promise for a volume that is being made or grown; dropping it gives it back.
+#[derive(Debug)]
+pub struct Reservation {
+    volumes: Volumes,
+    id: VolumeId,
+}
+
+/// What may be promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The pool's capacity, in bytes.
+    pub(crate) capacity: u64,
+    /// What may be promised altogether, in bytes.
+    pub(crate) promises: u64,
+}
+
+impl Limits {
+    /// Takes a pool's capacity in bytes and how many times it may be promised.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a limit that is a product with a fraction needs no exactness; the cast saturates"
+    )]
+    pub(crate) fn new(capacity: u64, overcommit: f64) -> Self {
+        Self { capacity, promises: (capacity as f64 * overcommit).max(0.0) as u64 }
+    }
+
+    /// Decides on `bytes` for one volume, with `promised` bytes promised to the others.
+    pub(crate) fn admit(self, bytes: u64, promised: u64) -> Result<(), NoRoom> {
+        if bytes > self.capacity {
+            return Err(NoRoom::LargerThanPool { bytes, capacity: self.capacity });
+        }
+        if promised.checked_add(bytes).is_none_or(|sum| sum > self.promises) {
+            return Err(NoRoom::Promised { bytes, promised, limit: self.promises });
+        }
+        Ok(())
+    }
+}
+
+/// What is promised to volumes that are being made or grown, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Promises(HashMap<VolumeId, u64>);
+
+impl Promises {
+    /// What is promised to the volume beyond its record, if anything.
+    pub(super) fn of(&self, id: VolumeId) -> u64 {
+        self.0.get(&id).copied().unwrap_or(0)
+    }
+
+    /// The volumes that something is promised to.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (VolumeId, u64)> + '_ {
+        self.0.iter().map(|(id, bytes)| (*id, *bytes))
+    }
+
+    pub(super) fn insert(&mut self, id: VolumeId, bytes: u64) {
+        self.0.insert(id, bytes);
+    }
+
+    fn remove(&mut self, id: VolumeId) {
+        self.0.remove(&id);
+    }
+}
+
+impl Reservation {
+    pub(super) fn new(volumes: Volumes, id: VolumeId) -> Self {
+        Self { volumes, id }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.volumes.promises().remove(self.id);
+    }
+}
