@@ -100,6 +100,16 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A record has outgrown what readers accept.
+    #[error("{object} would have {bytes} bytes, and a record has at most {limit}")]
+    RecordTooLarge {
+        /// The object's key in the bucket.
+        object: String,
+        /// How many bytes it would have.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// A record changed between being read and being written.
     #[error("{object} was changed by another writer")]
     Conflict {
@@ -168,7 +178,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Location { .. } | Self::MasterKey { .. } => ErrorKind::Invalid,
+            Self::Location { .. } | Self::MasterKey { .. } | Self::RecordTooLarge { .. } => ErrorKind::Invalid,
             Self::NoRepository { .. } | Self::NoSnapshot { .. } => ErrorKind::NotFound,
             Self::AlreadyInitialised { .. } | Self::Conflict { .. } | Self::BaseGone { .. } | Self::Tracking { .. } => {
                 ErrorKind::Conflict

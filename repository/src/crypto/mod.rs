@@ -1,62 +1,86 @@
-//! Keys: the master key that a person keeps, and the data key that it seals.
+//! Keys: the master key that a person keeps, the data key that it seals, and everything derived from that.
+//!
+//! ```text
+//! master key ──(salt)──> key-encryption key ──opens a key slot──> data key
+//!                                                                   ├─> chunk ids      keyed BLAKE3
+//!                                                                   ├─> names          keyed BLAKE3: ids of volumes, snapshots, groups
+//!                                                                   ├─> records        AES-256-GCM, random nonces
+//!                                                                   ├─> one key a pack AES-256-GCM, ordinals as nonces
+//!                                                                   └─> one key a run  AES-256-GCM, ordinals as nonces
+//! ```
+//!
+//! # Invariants
+//!
+//! No key has a text form outside the master key's own file, none has `Debug` output, and each is wiped when it
+//! is dropped. No (key, nonce) pair seals two different texts: the id that a pack's or run's key is derived from
+//! is random and never used again, and an ordinal is used once in it.
 
-use std::{fmt, path::Path};
+mod data_key;
+mod master_key;
+mod object_cipher;
+mod slot;
 
-use zeroize::Zeroizing;
+pub use master_key::MasterKey;
 
-use crate::Result;
+pub(crate) use data_key::{DataKey, RecordKey};
+pub(crate) use object_cipher::{PackCipher, RunCipher};
+pub(crate) use slot::KeySlot;
 
-/// The key that a person keeps. It opens a key slot, and with it the repository.
-#[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; 32]>);
+use aws_lc_rs::aead;
+use zeroize::{Zeroize, Zeroizing};
 
-impl MasterKey {
-    /// Makes a new one.
-    #[must_use]
-    pub fn generate(entropy: &dyn crate::seam::Entropy) -> Self {
-        let _ = entropy;
-        unimplemented!()
+/// Bytes of every symmetric key.
+pub(crate) const KEY_LEN: usize = 32;
+
+/// Bytes of an AES-256-GCM nonce.
+pub(crate) const NONCE_LEN: usize = 12;
+
+/// Bytes that sealing adds: the AES-256-GCM tag.
+pub(crate) const TAG_LEN: usize = 16;
+
+/// Says that sealed bytes are not what was sealed under this key, nonce and associated data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the authentication tag does not match")]
+pub(crate) struct Rejected;
+
+/// Derives a key from key material, in BLAKE3's `derive_key` mode; the parts count as one text.
+fn derive(context: &'static str, material: &[&[u8]]) -> Zeroizing<[u8; KEY_LEN]> {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in material {
+        hasher.update(part);
+    }
+    let mut hash = hasher.finalize();
+    let key = Zeroizing::new(*hash.as_bytes());
+    hasher.zeroize();
+    hash.zeroize();
+    key
+}
+
+/// AES-256-GCM under one key. The key schedule is wiped by the library when it is dropped.
+struct Aes(aead::LessSafeKey);
+
+impl Aes {
+    fn new(key: &[u8; KEY_LEN]) -> Self {
+        let key = aead::UnboundKey::new(&aead::AES_256_GCM, key).expect("AES-256 takes a key of 32 bytes");
+        Self(aead::LessSafeKey::new(key))
     }
 
-    /// Reads it from a file that holds 64 hexadecimal digits. A file that others may read is refused.
-    ///
-    /// # Errors
-    /// `MasterKey`, naming the path and never the content.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let _ = path;
-        unimplemented!()
+    /// Seals in place and appends the tag.
+    fn seal(&self, nonce: [u8; NONCE_LEN], associated: &[u8], buffer: &mut Vec<u8>) {
+        self.0
+            .seal_in_place_append_tag(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(associated), buffer)
+            .expect("a text far below 64 GiB can be sealed");
     }
 
-    /// Reads it from an environment variable that holds 64 hexadecimal digits.
-    ///
-    /// # Errors
-    /// `MasterKey`, naming the variable and never the content.
-    pub fn from_environment(name: &str) -> Result<Self> {
-        let _ = name;
-        unimplemented!()
-    }
-
-    /// Writes it as 64 hexadecimal digits into a new file of mode 0600, durably; refuses to replace one.
-    ///
-    /// # Errors
-    /// `Local`.
-    pub fn write_new(&self, path: &Path) -> Result<()> {
-        let _ = path;
-        unimplemented!()
+    /// Opens in place and removes the tag. What is left after a rejection is not to be read.
+    fn open(&self, nonce: [u8; NONCE_LEN], associated: &[u8], buffer: &mut Vec<u8>) -> Result<(), Rejected> {
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        let opened = self.0.open_in_place(nonce, aead::Aad::from(associated), buffer);
+        let length = opened.map_err(|_| Rejected)?.len();
+        buffer.truncate(length);
+        Ok(())
     }
 }
 
-impl fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MasterKey(…)")
-    }
-}
-
-/// The key that a repository's content is sealed under.
-pub(crate) struct DataKey(#[expect(dead_code)] Zeroizing<[u8; 32]>);
-
-impl fmt::Debug for DataKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DataKey(…)")
-    }
-}
+#[cfg(test)]
+mod tests;

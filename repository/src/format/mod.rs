@@ -1,1 +1,7 @@
-//! To be written.
+//! The bytes that every object begins with, and the envelope of the small ones.
+//!
+//! `docs/format.md` describes format version 1 in full. Packs and runs share the [header] and lay out the rest
+//! themselves; records (repository, volume, intent, root, tombstone) stand in an [envelope].
+
+pub mod envelope;
+pub mod header;

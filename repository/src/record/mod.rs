@@ -5,5 +5,6 @@
 //! format version.
 
 pub mod intent;
+pub(crate) mod repository;
 pub mod snapshot;
 pub mod volume;

@@ -125,13 +125,3 @@ pub struct Tombstone {
     /// When, by the deleter's clock; for people.
     pub deleted_at: Timestamp,
 }
-
-/// What stands at `snapshots/<snapshot>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SnapshotRecord {
-    /// The snapshot is committed.
-    Root(Box<Root>),
-    /// The snapshot is gone for good.
-    Tombstone(Tombstone),
-}

@@ -1,39 +1,183 @@
 //! The object store that a repository lies on.
+//!
+//! [`Store`] is what the rest of the crate sees: whole objects, ranges, listings, and puts that are conditional.
+//! Below it is any [`ObjectStore`]: S3, Azure, Google, a [local folder](folder), or one that a test brings.
+//!
+//! # Consistency
+//!
+//! A put that has been answered is seen by every later read and listing. Every store that passes the
+//! [probe](Store::probe) is of that kind.
+//!
+//! # Retries
+//!
+//! Reads, deletions and listings are retried below this layer, by the store's own client. Conditional puts are
+//! retried [here](conditional), because there an error, or even "already exists", is no verdict.
+//!
+//! # Cancellation
+//!
+//! Dropping a future of this module may leave its request under way: a put may still be applied. Records name their
+//! writer for that reason.
 
-use std::sync::Arc;
+mod backoff;
+mod conditional;
+mod failure;
+mod folder;
+mod location;
+mod probe;
 
-use object_store::ObjectStore;
+use std::{ops::Range, sync::Arc};
 
-use crate::Result;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
+
+pub(crate) use conditional::Created;
+
+use crate::{Error, Result};
 
 /// An object store at a prefix, with retries, conditional puts that decide by what is there, and errors sorted.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
+    /// The folder that a repository would lie in, where the store is one.
+    folder: Option<Arc<folder::Folder>>,
+}
+
+/// An object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its key, relative to the repository.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Differs whenever its content does; an object's listed version need not be equal to the one it is read at.
+    pub version: Option<String>,
 }
 
 impl Store {
     /// Opens the store that a URL names: `file:///folder`, `s3://bucket/prefix`, `az://container/prefix`,
     /// `gs://bucket/prefix`. Credentials and endpoint come from the environment (`AWS_…`, `AZURE_…`,
-    /// `GOOGLE_…`) or from `options`, never from the URL.
+    /// `GOOGLE_…`) or from `options`, never from the URL. Nothing is read or written yet.
     ///
     /// # Errors
     /// `Location`, saying which part of the URL is wrong.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let _ = (url, options);
-        unimplemented!()
+        location::open(url, options)
     }
 
     /// Takes a store as it is; for tests that bring their own.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
-        Self { inner, url: url.into() }
+        Self { inner, url: url.into(), folder: None }
     }
 
     /// The location, fit for messages: it holds no credentials.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Makes the place that a new repository will lie in, where that is the store user's to make: a local folder.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        match &self.folder {
+            Some(folder) => folder.create().await.map_err(|source| self.failed("creating", "the folder", source)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads an object whole, with the version to update it by; `None` where there is none.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
+        let read = async {
+            let result = self.inner.get(&Path::from(key)).await?;
+            let version = UpdateVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
+            Ok((result.bytes().await?, version))
+        };
+        match read.await {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if failure::is_missing(&error) => Ok(None),
+            Err(error) => Err(self.failed("reading", key, error)),
+        }
+    }
+
+    /// Reads a part of an object that is known to be there.
+    ///
+    /// # Errors
+    /// `Corrupt` where the object is missing or ends before the range does.
+    pub(crate) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let corrupt = |reason: String| Error::Corrupt { object: key.into(), reason };
+        let wanted = range.end.saturating_sub(range.start);
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        match self.inner.get_range(&Path::from(key), range.clone()).await {
+            Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => Ok(bytes),
+            Ok(bytes) => Err(corrupt(format!("bytes {range:?} are wanted, and only {} are there", bytes.len()))),
+            Err(error) if failure::is_missing(&error) => Err(corrupt("it is missing".into())),
+            // How a range past the end is refused differs by store; the size tells.
+            Err(error) => match self.head(key).await? {
+                Some(entry) if entry.size < range.end => {
+                    Err(corrupt(format!("bytes {range:?} are wanted, and it has {} bytes", entry.size)))
+                }
+                Some(_) => Err(self.failed("reading", key, error)),
+                None => Err(corrupt("it is missing".into())),
+            },
+        }
+    }
+
+    /// Looks an object up without reading it; `None` where there is none.
+    pub(crate) async fn head(&self, key: &str) -> Result<Option<Entry>> {
+        match self.inner.head(&Path::from(key)).await {
+            Ok(meta) => Ok(Some(Entry { key: key.into(), size: meta.size, version: meta.e_tag.or(meta.version) })),
+            Err(error) if failure::is_missing(&error) => Ok(None),
+            Err(error) => Err(self.failed("reading", key, error)),
+        }
+    }
+
+    /// Deletes an object; one that is missing is as good as deleted.
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
+        match self.inner.delete(&Path::from(key)).await {
+            Ok(()) => Ok(()),
+            Err(error) if failure::is_missing(&error) => Ok(()),
+            Err(error) => Err(self.failed("deleting", key, error)),
+        }
+    }
+
+    /// Deletes objects in as few requests as the store allows; missing ones are as good as deleted.
+    ///
+    /// # Errors
+    /// The first failure, after all have been tried.
+    pub(crate) async fn delete_many(&self, keys: Vec<String>) -> Result<()> {
+        let first = keys.first().cloned().unwrap_or_default();
+        let paths = futures::stream::iter(keys.into_iter().map(|key| Ok(Path::from(key)))).boxed();
+        let mut results = self.inner.delete_stream(paths);
+        let mut failed = None;
+        while let Some(result) = results.next().await {
+            match result {
+                Err(error) if !failure::is_missing(&error) => failed = failed.or(Some(error)),
+                _ => {}
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(self.failed("deleting", &first, error)))
+    }
+
+    /// Lists the objects whose keys begin with `prefix`, a folder such as `packs/`, in no particular order.
+    pub(crate) fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry>> {
+        let store = self.clone();
+        let folder = prefix.trim_end_matches('/').to_owned();
+        let path = Path::from(folder.as_str());
+        self.inner
+            .list(if path.as_ref().is_empty() { None } else { Some(&path) })
+            .map_ok(|meta| Entry { key: meta.location.into(), size: meta.size, version: meta.e_tag.or(meta.version) })
+            .map_err(move |error| store.failed("listing", &folder, error))
+            .boxed()
+    }
+
+    /// Sorts a failure of the store, and names what it was about.
+    fn failed(&self, operation: &'static str, object: &str, source: object_store::Error) -> Error {
+        if let Some(reason) = failure::missing_bucket(&source) {
+            return Error::Location { url: self.url.clone(), reason: reason.into() };
+        }
+        Error::Store { operation, object: object.into(), kind: failure::kind(&source), source }
     }
 }

@@ -1,0 +1,134 @@
+//! The repository handle: opening one, and its records.
+//!
+//! # Concurrency
+//!
+//! A repository has no lock and no leader. Every record but a volume's is decided once, by create-if-absent; what
+//! replaces a record does so only if it is still as it was read. Any number of processes on any number of machines
+//! may hold handles to one repository.
+//!
+//! # Crash consistency
+//!
+//! Each record is one object, put whole or not at all. The order of an offload's puts (intent, packs, runs, root) is
+//! what makes several objects one snapshot; [`commit_root`](Repository::commit_root) is its single point of no return.
+
+mod intents;
+pub(crate) mod names;
+mod opening;
+mod root_cache;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use object_store::UpdateVersion;
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use crate::{
+    Result,
+    crypto::DataKey,
+    format::{envelope, header::Kind},
+    record::snapshot::{Root, Tombstone},
+    seam::Seams,
+    store::Store,
+};
+
+/// How many records are fetched at a time when all of a kind are wanted.
+const FETCHES: usize = 64;
+
+/// An open repository. Cloning is cheap and shares everything.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    uuid: Uuid,
+    data_key: DataKey,
+    seams: Seams,
+    roots: root_cache::RootCache,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("store", &self.store).field("uuid", &self.uuid).finish_non_exhaustive()
+    }
+}
+
+/// The outcome of claiming a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim<T> {
+    /// The record is new and as given.
+    Created(T),
+    /// A record is there already; compare it with what was wanted.
+    AlreadyPresent(T),
+}
+
+/// A record together with the version it was read at, for a conditional update.
+#[derive(Clone, Debug)]
+pub struct Versioned<T> {
+    /// The record.
+    pub value: T,
+    version: UpdateVersion,
+}
+
+/// What stands at a snapshot's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// Nothing: never committed, and not cancelled.
+    Absent,
+    /// The snapshot is committed.
+    Committed(Box<Root>),
+    /// The snapshot is gone for good.
+    Gone(Tombstone),
+}
+
+/// The outcome of a deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// The root was replaced by a tombstone.
+    Deleted(Box<Root>),
+    /// There was no root: a tombstone now stands in its way.
+    Cancelled,
+    /// A tombstone was there already.
+    AlreadyGone,
+}
+
+impl Repository {
+    /// The repository's identity, for people and for telling two apart.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.inner.uuid
+    }
+
+    /// The store it is on.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The time and randomness it was opened with.
+    #[must_use]
+    pub fn seams(&self) -> &Seams {
+        &self.inner.seams
+    }
+
+    /// The key that everything in it is sealed with.
+    pub(crate) fn data_key(&self) -> &DataKey {
+        &self.inner.data_key
+    }
+
+    /// Seals a record for that key in the bucket.
+    fn seal<T: Serialize>(&self, kind: Kind, object: &str, record: &T) -> Result<Bytes> {
+        envelope::seal_record(self.data_key().records(), kind, object, self.seams().random(), record)
+    }
+
+    /// Opens a record that was read at that key in the bucket.
+    fn unseal<T: DeserializeOwned>(&self, kind: Kind, object: &str, bytes: &[u8]) -> Result<T> {
+        envelope::open_record(self.data_key().records(), kind, object, bytes)
+    }
+}
