@@ -70,6 +70,11 @@ pub(crate) const fn write(kind: Kind) -> [u8; HEADER_LEN] {
     [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], MAGIC[4], kind.code(), version[0], version[1]]
 }
 
+/// Begins an object of that kind.
+pub(crate) fn put_header(bytes: &mut Vec<u8>, kind: Kind) {
+    bytes.extend_from_slice(&write(kind));
+}
+
 /// Reads an object's header and says what the object is.
 ///
 /// The version is judged right after the magic: what a later version means by the other bytes is not ours to judge.

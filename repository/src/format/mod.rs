@@ -5,3 +5,5 @@
 
 pub mod envelope;
 pub mod header;
+
+pub(crate) use header::{HEADER_LEN, Kind, put_header};
