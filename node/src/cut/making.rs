@@ -1,1 +1,200 @@
-//! Placeholder.
+//! Making cuts: of one volume, or of several at one instant.
+//!
+//! Flush, prepare, flush again: so that little is left to do while writers are held. Then freeze all, clone all, thaw all;
+//! then seal, sync and commit. Everything runs in one blocking call, so that no dropped future leaves anything frozen.
+//!
+//! A volume that is not mounted has no writers to hold. A raw block volume has writers that nobody can hold: its device is
+//! flushed and its image cloned in one step of the pool's file system, which is what a power cut would have left.
+//!
+//! # Crash consistency
+//!
+//! A cut is made below `making/` and renamed into place when it is durable. The members of a group lie in one folder, which
+//! is renamed as a whole to `cuts/<group>.group`: that is the commit. They are then moved to their own places, one by
+//! one; [`finish_groups`] at the next start moves those that a crash left behind. So all members are there, or none.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use varve_repository::{id::SnapshotId, seam::Clock};
+
+use super::{
+    Cut, Record,
+    freeze::{FreezeError, Frozen},
+    mounted::Use,
+    write_record,
+};
+use crate::{
+    durable,
+    pool::{IMAGE, Pool, PoolFilesystem},
+    volume::DATA,
+};
+
+/// What the folder of a group ends with, between its commit and the moment that its members are in their own places.
+const GROUP: &str = "group";
+
+/// One cut to be made.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The folder that holds the volume's image.
+    pub data: PathBuf,
+    /// The cut's record; what only the cut can tell (its instant, size, freeze and pause) is filled in.
+    pub record: Record,
+}
+
+/// Why nothing was cut.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Writers could not be held.
+    #[error("nothing was cut")]
+    Freeze(#[from] FreezeError),
+    /// The system refused.
+    #[error("{action} {path:?}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, path: path.to_owned(), source }
+    }
+}
+
+/// Cuts that are made and not yet committed, below `making/`.
+#[derive(Debug)]
+pub struct Made {
+    folder: PathBuf,
+    members: Vec<Record>,
+    pause: Duration,
+}
+
+impl Made {
+    /// How long writers were held.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// The folder that holds a member's image.
+    #[must_use]
+    pub fn data(&self, id: SnapshotId) -> PathBuf {
+        self.folder.join(id.to_string()).join(DATA)
+    }
+
+    /// Throws the cuts away.
+    ///
+    /// # Errors
+    /// The system's; what is left goes at the next start.
+    pub fn discard(self, pool: &Pool) -> io::Result<()> {
+        pool.remove_folder(&self.folder)
+    }
+}
+
+/// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers for at most `limit`.
+///
+/// # Errors
+/// See [`Error`]: nothing is frozen then, and what is in `folder` is to be thrown away.
+pub fn make(
+    filesystem: &dyn PoolFilesystem,
+    folder: PathBuf,
+    mut members: Vec<Member>,
+    limit: Duration,
+    clock: &dyn Clock,
+) -> Result<Made, Error> {
+    // One order for all calls, so that two groups with common members cannot hold each other's.
+    members.sort_by_key(|member| member.record.description.volume);
+    let mut uses = Vec::with_capacity(members.len());
+    for member in &members {
+        let image = member.data.join(IMAGE);
+        let used = Use::of(&image).map_err(Error::system("finding out what uses", &image))?;
+        let into = folder.join(member.record.description.id.to_string());
+        fs::create_dir(&into).map_err(Error::system("making", &into))?;
+        used.flush().map_err(Error::system("flushing what uses", &image))?;
+        filesystem.prepare(&member.data, &into.join(DATA)).map_err(Error::system("preparing a clone of", &image))?;
+        used.flush().map_err(Error::system("flushing what uses", &image))?;
+        uses.push(used);
+    }
+    let mounted: Vec<bool> = uses.iter().map(|used| matches!(used, Use::Mounted(_))).collect();
+    let mount_points = uses
+        .into_iter()
+        .filter_map(|used| match used {
+            Use::Mounted(mount_point) => Some(mount_point),
+            Use::Nothing | Use::Device(_) => None,
+        })
+        .collect::<Vec<_>>();
+    // Where nobody is held, nobody is held for too long.
+    let frozen = (!mount_points.is_empty()).then(|| Frozen::freeze(mount_points, limit)).transpose()?;
+    let created_at = clock.now();
+    for member in &members {
+        let into = folder.join(member.record.description.id.to_string()).join(DATA);
+        filesystem.cut(&member.data, &into).map_err(Error::system("cloning", &member.data))?;
+    }
+    let pause = frozen.map(Frozen::thaw).transpose()?.unwrap_or_default();
+    for (member, frozen) in members.iter_mut().zip(mounted) {
+        let into = folder.join(member.record.description.id.to_string());
+        let image = into.join(DATA).join(IMAGE);
+        let description = &mut member.record.description;
+        description.created_at = created_at;
+        description.frozen = frozen;
+        description.pause_nanos = if frozen { pause.as_nanos().try_into().unwrap_or(u64::MAX) } else { 0 };
+        description.capacity_bytes = fs::metadata(&image).map_err(Error::system("measuring", &image))?.len();
+        write_record(&into, &member.record).map_err(Error::system("writing the record of", &into))?;
+    }
+    Ok(Made { folder, members: members.into_iter().map(|member| member.record).collect(), pause })
+}
+
+/// Makes the cuts durable and puts them into place, all of them or none.
+///
+/// # Errors
+/// The system's: none is in place then, or, where only the last step of a group failed, the next start completes it.
+pub fn commit(pool: &Pool, made: &Made) -> io::Result<Vec<Cut>> {
+    let started = Instant::now();
+    if let [record] = made.members.as_slice() {
+        let id = record.description.id;
+        pool.commit_folder(&made.folder.join(id.to_string()), &pool.cut_dir(id))?;
+        pool.remove_folder(&made.folder)?;
+    } else {
+        let Some(name) = made.folder.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let group = pool.cuts_dir().join(name).with_extension(GROUP);
+        pool.commit_folder(&made.folder, &group)?;
+        spread(pool, &group)?;
+    }
+    tracing::debug!(took = ?started.elapsed(), cuts = made.members.len(), "cuts are durable");
+    made.members.iter().map(|record| Cut::load(pool.cut_dir(record.description.id))).collect()
+}
+
+/// Moves the members of groups that were committed, and not yet spread when the last process ended, to their places.
+///
+/// # Errors
+/// The system's.
+pub fn finish_groups(pool: &Pool) -> io::Result<()> {
+    for entry in fs::read_dir(pool.cuts_dir())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == GROUP) {
+            tracing::info!(group = %path.display(), "completing a group of cuts that was committed");
+            spread(pool, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves a group's members to their own places. Each is whole and durable already; only names change.
+fn spread(pool: &Pool, group: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        fs::rename(entry.path(), pool.cuts_dir().join(entry.file_name()))?;
+    }
+    durable::sync_folder(&pool.cuts_dir())?;
+    fs::remove_dir(group)?;
+    durable::sync_folder(&pool.cuts_dir())
+}

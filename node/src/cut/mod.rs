@@ -17,9 +17,10 @@
 //! Whoever reads a cut's image holds its [`Cut::lease`]; whoever removes the cut first asks readers to end
 //! ([`Cut::removal`]) and then waits for the last lease.
 
-mod freeze;
+pub mod freeze;
 pub(crate) mod keep;
-pub(crate) mod making;
+pub mod making;
+mod mounted;
 mod record;
 mod registry;
 

@@ -1,0 +1,99 @@
+//! What is to be done to a volume's users before its image is cut: which file systems to freeze, which devices to flush.
+//!
+//! Nothing is recorded about it: the kernel is asked which device the image is attached to, and where that is mounted.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::freeze::Freezable;
+use crate::{
+    device::LoopDevice,
+    filesystem::{self, Mount},
+    sys,
+};
+
+/// What uses an image.
+#[derive(Debug)]
+pub enum Use {
+    /// Nothing: it is not attached.
+    Nothing,
+    /// Its device, as a raw block volume or not mounted at present.
+    Device(File),
+    /// Its file system.
+    Mounted(MountPoint),
+}
+
+/// A mounted file system, held open at one of its mount points.
+#[derive(Debug)]
+pub struct MountPoint {
+    path: PathBuf,
+    folder: File,
+}
+
+impl Use {
+    /// Finds out what uses the image.
+    ///
+    /// # Errors
+    /// The system's; also where a mount is there and none of its mount points can be reached.
+    pub fn of(image: &Path) -> io::Result<Self> {
+        let Some(device) = LoopDevice::find(image)? else { return Ok(Self::Nothing) };
+        let mounts = mounts_of(device)?;
+        if mounts.is_empty() {
+            return File::open(device.path()).map(Self::Device);
+        }
+        mounts.iter().find_map(MountPoint::open).map(Self::Mounted).ok_or_else(|| {
+            let first = &mounts[0].target;
+            io::Error::other(format!("{} is hidden below another mount and cannot be frozen", first.display()))
+        })
+    }
+
+    /// Brings what its users wrote into the image, as far as that is possible without holding them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn flush(&self) -> io::Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Device(device) => device.sync_all(),
+            Self::Mounted(mount) => Ok(rustix::fs::syncfs(mount.folder.as_fd())?),
+        }
+    }
+}
+
+/// Lists where the file system on a device is mounted; binds of the device's node are no mounts of what is on it.
+///
+/// # Errors
+/// The system's.
+pub fn mounts_of(device: LoopDevice) -> io::Result<Vec<Mount>> {
+    let mut mounts = filesystem::mounts_of(&device.path()).map_err(io::Error::other)?;
+    mounts.retain(|mount| mount.filesystem != "devtmpfs");
+    Ok(mounts)
+}
+
+impl MountPoint {
+    /// Opens a mount point; `None` where something else is at its path, being mounted over it.
+    pub fn open(mount: &Mount) -> Option<Self> {
+        let folder = File::open(&mount.target).ok()?;
+        let device = folder.metadata().ok()?.dev();
+        let found = (rustix::fs::major(device), rustix::fs::minor(device));
+        (found == mount.device).then(|| Self { path: mount.target.clone(), folder })
+    }
+}
+
+impl Freezable for MountPoint {
+    fn freeze(&self) -> io::Result<()> {
+        sys::freeze::freeze(&self.folder)
+    }
+
+    fn thaw(&self) -> io::Result<()> {
+        sys::freeze::thaw(&self.folder)
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
