@@ -1,9 +1,10 @@
 //! The CSI edge: what turns gRPC into validated domain types and failures into status codes.
 //!
-//! A request is parsed here, before any I/O ([`capability`], [`capacity`], [`name`]); an error becomes a status
-//! here and nowhere else ([`status`]); both services share the socket, the logging of calls ([`server`]) and the
-//! rule that calls on one object are serialised or aborted ([`exclusive`]).
+//! A request is parsed here, before any I/O ([`capability`], [`capacity`], [`name`], [`page`]); an error becomes a
+//! status here and nowhere else ([`status`]); all services share the socket ([`server`]), the logging of calls
+//! ([`call`]) and the rule that calls on one object are serialised or aborted ([`exclusive`]).
 
+pub mod call;
 pub mod capability;
 pub mod capacity;
 pub mod exclusive;
