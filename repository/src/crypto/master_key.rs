@@ -81,7 +81,7 @@ impl MasterKey {
     pub fn write_new(&self, path: &Path) -> Result<()> {
         let failed = |source| Error::Local { what: format!("writing the master key to {}", path.display()), source };
         let mut line = Zeroizing::new([b'\n'; DIGITS + 1]);
-        hex::encode_to_slice(&*self.0, &mut line[..DIGITS]).expect("64 digits have room in 64 bytes");
+        hex::encode_to_slice(self.0.as_slice(), &mut line[..DIGITS]).expect("64 digits have room in 64 bytes");
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         let written = file.write_all(&*line).and_then(|()| file.sync_all());
         if let Err(source) = written {

@@ -71,9 +71,10 @@ impl Repository {
         Ok(intents)
     }
 
-    /// Lists a folder whose objects are named by ids. A name that is no id is not ours, and is passed over.
-    pub(crate) async fn list_ids<I: FromStr>(&self, folder: &str) -> Result<Vec<(I, Entry)>> {
-        self.store()
+    /// Lists a folder whose objects are named by ids, in their order. A name that is no id is not ours, and is passed over.
+    pub(crate) async fn list_ids<I: FromStr + Ord>(&self, folder: &str) -> Result<Vec<(I, Entry)>> {
+        let mut listed: Vec<(I, Entry)> = self
+            .store()
             .list(folder)
             .try_filter_map(async |entry| {
                 let id = entry.key.strip_prefix(folder).and_then(|name| name.parse().ok());
@@ -83,7 +84,11 @@ impl Repository {
                 Ok(id.map(|id| (id, entry)))
             })
             .try_collect()
-            .await
+            .await?;
+        // A folder may show an object twice that is replaced while it is being listed.
+        listed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        listed.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        Ok(listed)
     }
 
     fn open_intent(&self, key: &str, bytes: &[u8]) -> Result<Intent> {

@@ -15,6 +15,12 @@ pub(crate) const UPLOADS: &str = "uploads/";
 /// The folder of roots and tombstones.
 pub(crate) const SNAPSHOTS: &str = "snapshots/";
 
+/// The folder of packs.
+pub(crate) const PACKS: &str = "packs/";
+
+/// The folder of runs.
+pub(crate) const RUNS: &str = "runs/";
+
 pub(super) fn volume_key(id: VolumeId) -> String {
     format!("{VOLUMES}{id}")
 }

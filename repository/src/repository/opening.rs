@@ -24,6 +24,7 @@ impl Repository {
     /// `UnfitStore` where the probe finds a guarantee missing, `AlreadyInitialised` where another repository is.
     pub async fn init(store: Store, master: &MasterKey, seams: Seams) -> Result<Self> {
         store.prepare().await?;
+        store.sweep().await;
         if let Some(record) = read(&store).await? {
             return Err(Error::AlreadyInitialised { url: store.url().into(), uuid: record.uuid });
         }
@@ -58,6 +59,7 @@ impl Repository {
         let Some(data_key) = record.slots.iter().find_map(|slot| slot.open(master, record.uuid)) else {
             return Err(Error::WrongKey { slots: record.slots.len() });
         };
+        store.sweep().await;
         Ok(Self::assemble(store, record.uuid, data_key, seams))
     }
 

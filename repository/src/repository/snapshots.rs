@@ -10,7 +10,7 @@ use super::{
     names::{SNAPSHOTS, snapshot_key},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, Result,
     format::header::{self, Kind},
     id::{SnapshotId, UploadId},
     record::snapshot::{Root, Tombstone},

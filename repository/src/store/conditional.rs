@@ -51,7 +51,7 @@ impl Store {
         loop {
             let Err(error) = self.put(key, bytes.clone(), PutMode::Create).await else { return Ok(Created::Created) };
             let error = self.undecided(key, error)?;
-            match self.get(key).await {
+            match self.read_back(key).await {
                 Ok(Some((found, _))) if is_mine(&found) => return Ok(Created::Created),
                 Ok(Some((found, _))) => return Ok(Created::Theirs(found)),
                 Ok(None) => {}
@@ -84,7 +84,7 @@ impl Store {
                 Ok(version) => return Ok(version),
                 Err(error) => self.undecided(key, error)?,
             };
-            match self.get(key).await {
+            match self.read_back(key).await {
                 Ok(Some((found, version))) if is_mine(&found) => return Ok(version),
                 // As it was read: nothing was applied, by anybody.
                 Ok(Some((_, found))) if found == *version => {}
@@ -103,6 +103,16 @@ impl Store {
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<UpdateVersion, StoreError> {
         let options = PutOptions::from(mode);
         self.inner.put_opts(&Path::from(key), bytes.into(), options).await.map(UpdateVersion::from)
+    }
+
+    /// Reads what stands at a key, once it is sure to stay.
+    async fn read_back(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
+        let read = self.get(key).await?;
+        if let (Some(folder), Some(_)) = (&self.folder, &read) {
+            // Somebody's put may have been read between its link and its sync.
+            folder.settle(&Path::from(key)).await.map_err(|source| self.failed("syncing", key, source))?;
+        }
+        Ok(read)
     }
 
     /// Passes on errors that leave open what stands at the key, as the error to give up with; returns the others.

@@ -1,6 +1,201 @@
-//! To be written.
-use super::Store;
-use crate::Result;
-pub(super) fn open(_url: &str, _options: &[(String, String)]) -> Result<Store> {
-    unimplemented!()
+//! From a repository's URL to the store that it names.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use object_store::{
+    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    path::Path,
+    prefix::PrefixStore,
+};
+use url::Url;
+
+use super::{Store, folder::Folder};
+use crate::{Error, Result};
+
+/// What a location may look like, for messages.
+const FORMS: &str = "expected file:///folder, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix";
+
+/// Settings of the HTTP client, each with the end of the name that the environment gives it: the longest that
+/// connecting may take; that one request may, a pack's transfer over a slow line included; and that a connection may
+/// stay silent while an answer is awaited.
+const CLIENT_SETTINGS: [(ClientConfigKey, &str, &str); 3] = [
+    (ClientConfigKey::ConnectTimeout, "CONNECT_TIMEOUT", "5 seconds"),
+    (ClientConfigKey::Timeout, "TIMEOUT", "300 seconds"),
+    (ClientConfigKey::ReadTimeout, "READ_TIMEOUT", "60 seconds"),
+];
+
+/// How the client retries what is safe to retry: some ten seconds in all.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(3),
+            base: 2.0,
+        },
+        max_retries: 6,
+        retry_timeout: Duration::from_secs(60),
+    }
 }
+
+/// A location's parts.
+#[derive(Debug, PartialEq, Eq)]
+enum Location {
+    Folder(PathBuf),
+    Bucket { scheme: Scheme, bucket: String, prefix: Path },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    S3,
+    Azure,
+    Google,
+}
+
+impl Scheme {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Azure => "az",
+            Self::Google => "gs",
+        }
+    }
+}
+
+/// Opens the store that a URL names.
+pub(super) fn open(text: &str, options: &[(String, String)]) -> Result<Store> {
+    let refuse = |reason: String| Error::Location { url: without_credentials(text), reason };
+    let location = parse(text).map_err(refuse)?;
+    let url = location.to_string();
+    match location {
+        Location::Folder(path) => {
+            if let Some((key, _)) = options.first() {
+                return Err(refuse(format!("option {key:?} means nothing to a folder")));
+            }
+            let folder = Arc::new(Folder::new(path));
+            Ok(Store { inner: Arc::clone(&folder) as Arc<dyn ObjectStore>, url, folder: Some(folder) })
+        }
+        Location::Bucket { scheme, bucket, prefix } => {
+            let inner = connect(scheme, &bucket, options).map_err(refuse)?;
+            let inner = if prefix.as_ref().is_empty() { inner } else { Arc::new(PrefixStore::new(inner, prefix)) };
+            Ok(Store { inner, url, folder: None })
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "file://{}", path.display()),
+            Self::Bucket { scheme, bucket, prefix } if prefix.as_ref().is_empty() => {
+                write!(f, "{}://{bucket}", scheme.as_str())
+            }
+            Self::Bucket { scheme, bucket, prefix } => write!(f, "{}://{bucket}/{prefix}", scheme.as_str()),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Location, String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let hint = match text.split_once(":/") {
+            Some((scheme, rest)) => format!(", perhaps {scheme}://{}", rest.trim_start_matches('/')),
+            None if text.starts_with('/') => format!(", perhaps file://{text}"),
+            None => String::new(),
+        };
+        return Err(format!("it has no scheme followed by \"://\"; {FORMS}{hint}"));
+    };
+    let scheme = match scheme {
+        "file" => return parse_folder(rest),
+        "s3" => Scheme::S3,
+        "az" => Scheme::Azure,
+        "gs" => Scheme::Google,
+        other => return Err(format!("scheme {other:?} is not supported; {FORMS}")),
+    };
+    let url = Url::parse(text).map_err(|error| format!("it is not a URL ({error}); {FORMS}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials do not belong in it: give them as options or in the environment".into());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it ends in a query or fragment: settings are given as options or in the environment".into());
+    }
+    if url.port().is_some() {
+        return Err("it names a port: a bucket has none, and an endpoint is given as an option".into());
+    }
+    let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
+    let bucket = bucket.ok_or_else(|| format!("it names no bucket; {FORMS}"))?.to_owned();
+    let prefix = Path::from_url_path(url.path()).map_err(|error| format!("its prefix is not usable: {error}"))?;
+    Ok(Location::Bucket { scheme, bucket, prefix })
+}
+
+fn parse_folder(rest: &str) -> Result<Location, String> {
+    if !rest.starts_with('/') {
+        return Err(format!(
+            "a folder is named by its absolute path, with three slashes: file:///{}",
+            rest.trim_start_matches("./")
+        ));
+    }
+    let url = Url::parse(&format!("file://{rest}")).map_err(|error| format!("it is not a URL: {error}"))?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it ends in a query or fragment: write ? as %3F and # as %23 in a folder's name".into());
+    }
+    let path = url.to_file_path().map_err(|()| "its path cannot be read".to_owned())?;
+    if path.parent().is_none() {
+        return Err("the root of the file system is no place for a repository".into());
+    }
+    Ok(Location::Folder(path))
+}
+
+/// Removes what may be a credential from a text that is to be shown: everything up to an `@`, and any query.
+fn without_credentials(text: &str) -> String {
+    let text = text.split_once('?').map_or(text, |(location, _)| location);
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        (None, Some((_, rest))) => format!("…@{rest}"),
+        (_, None) => text.to_owned(),
+    }
+}
+
+/// Sets a builder up: our own settings, where the environment has none; then the options.
+macro_rules! configure {
+    ($builder:expr, $key:ty, $client:path, $prefix:literal, $options:expr) => {{
+        let mut builder = $builder.with_retry(retries());
+        for (key, name, value) in CLIENT_SETTINGS {
+            if std::env::var_os(format!("{}_{name}", $prefix)).is_none() {
+                builder = builder.with_config($client(key), value);
+            }
+        }
+        for (key, value) in $options {
+            let parsed: $key =
+                key.to_ascii_lowercase().parse().map_err(|_| format!("there is no option {key:?} for this store"))?;
+            builder = builder.with_config(parsed, value);
+        }
+        builder
+    }};
+}
+
+fn connect(scheme: Scheme, bucket: &str, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, String> {
+    // The builders' errors name keys and never values, but for what could not be parsed as a number or a URL.
+    let unusable = |error: object_store::Error| format!("the store's settings are not usable: {error}");
+    Ok(match scheme {
+        Scheme::S3 => {
+            let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            let builder = configure!(builder, AmazonS3ConfigKey, AmazonS3ConfigKey::Client, "AWS", options);
+            Arc::new(builder.with_conditional_put(S3ConditionalPut::ETagMatch).build().map_err(unusable)?)
+        }
+        Scheme::Azure => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
+            let builder = configure!(builder, AzureConfigKey, AzureConfigKey::Client, "AZURE", options);
+            Arc::new(builder.build().map_err(unusable)?)
+        }
+        Scheme::Google => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+            let builder = configure!(builder, GoogleConfigKey, GoogleConfigKey::Client, "GOOGLE", options);
+            Arc::new(builder.build().map_err(unusable)?)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

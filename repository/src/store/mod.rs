@@ -86,6 +86,15 @@ impl Store {
         }
     }
 
+    /// Removes what crashed writers left behind in a local folder. Whether it can is of no consequence to anything else.
+    pub(crate) async fn sweep(&self) {
+        if let Some(folder) = &self.folder
+            && let Err(error) = folder.sweep().await
+        {
+            tracing::debug!(url = self.url, %error, "leaving what a crash may have left behind");
+        }
+    }
+
     /// Reads an object whole, with the version to update it by; `None` where there is none.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
         let read = async {
