@@ -1,0 +1,91 @@
+//! Reading packs: the table against its reference, each chunk against its id.
+
+use super::{PackReference, Table, TableEntry, chunk};
+use crate::{
+    Repository, Result,
+    crypto::{DataKey, PackCipher},
+};
+
+/// Reads and verifies the table of a pack.
+///
+/// # Errors
+/// `Corrupt` where the table is missing or is not what the reference says, or the store's.
+pub(crate) async fn read_table(repository: &Repository, reference: &PackReference) -> Result<Table> {
+    let sealed = repository.store().get_range(&reference.key(), reference.table_range()).await?;
+    open_table(repository.data_key(), reference, &sealed)
+}
+
+/// Verifies and opens the sealed table of a pack.
+fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
+    if *blake3::hash(sealed).as_bytes() != reference.table_hash {
+        return Err(reference.damaged("its table is not the one that was written: the hash differs"));
+    }
+    let mut table = sealed.to_vec();
+    let opened = key.pack_cipher(reference.id).open_table(&mut table);
+    opened.map_err(|rejected| reference.damaged(format!("its table cannot be opened: {rejected}")))?;
+    Table::decode(&table, reference.table_offset)
+        .map_err(|malformed| reference.damaged(format!("its table is malformed: {malformed}")))
+}
+
+/// Opens the chunks of one pack.
+pub(crate) struct Opener {
+    reference: PackReference,
+    cipher: PackCipher,
+}
+
+impl Opener {
+    /// Derives the pack's key.
+    pub(crate) fn new(key: &DataKey, reference: PackReference) -> Self {
+        Self { reference, cipher: key.pack_cipher(reference.id) }
+    }
+
+    /// Opens, decompresses and verifies the `ordinal`th chunk.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the pack and the chunk.
+    pub(crate) fn open(&self, key: &DataKey, ordinal: u32, entry: &TableEntry, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = |reason: &str| self.reference.damaged(format!("chunk {ordinal}: {reason}"));
+        let mut bytes = sealed.to_vec();
+        self.cipher.open_chunk(ordinal, &entry.id, &mut bytes).map_err(|rejected| damaged(&rejected.to_string()))?;
+        let plain =
+            chunk::decode(entry.codec, bytes, entry.blocks).map_err(|malformed| damaged(&malformed.to_string()))?;
+        if key.chunk_id(&plain) == entry.id { Ok(plain) } else { Err(damaged("its bytes do not hash to its id")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::PackId,
+        pack::{Compressor, Writer},
+        seam::Seams,
+    };
+
+    #[test]
+    fn what_was_written_opens_and_what_was_changed_does_not() {
+        let key = DataKey::generate(&Seams::system());
+        let mut writer = Writer::new(&key, PackId::from_bytes([1; 16]));
+        let compressor = Compressor::new(None);
+        let chunks: Vec<Vec<u8>> = (1..=5_u8).map(|n| vec![n; usize::from(n) * 4096]).collect();
+        for (chunk, blocks) in chunks.iter().zip(1..) {
+            writer.push(key.chunk_id(chunk), blocks, compressor.encode(chunk.clone()));
+        }
+        let (reference, object) = writer.finish();
+        let offset = reference.table_offset as usize;
+        let table = open_table(&key, &reference, &object[offset..]).unwrap();
+        let opener = Opener::new(&key, reference);
+        for (ordinal, (entry, chunk)) in (0..).zip(table.entries.iter().zip(&chunks)) {
+            let sealed = &object[entry.offset as usize..entry.end() as usize];
+            assert_eq!(&opener.open(&key, ordinal, entry, sealed).unwrap(), chunk);
+            assert!(opener.open(&key, ordinal + 1, entry, sealed).is_err(), "another chunk's place");
+            let mut changed = sealed.to_vec();
+            changed[3] ^= 1;
+            assert!(opener.open(&key, ordinal, entry, &changed).is_err(), "a flipped bit");
+        }
+        let mut changed = object[offset..].to_vec();
+        changed[0] ^= 0x80;
+        assert!(open_table(&key, &reference, &changed).is_err());
+        assert!(open_table(&key, &reference, &object[offset + 1..]).is_err());
+    }
+}
