@@ -61,3 +61,42 @@ impl fmt::Debug for Seams {
         f.debug_struct("Seams").finish_non_exhaustive()
     }
 }
+
+/// Seams that give the same on every run: a clock that stands still and randomness from a seed.
+#[cfg(test)]
+pub(crate) mod fixed {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::{Clock, Entropy, Seams};
+
+    /// The moment at which the clock stands.
+    pub(crate) const NOW: &str = "2026-01-02T03:04:05Z";
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> jiff::Timestamp {
+            NOW.parse().expect("it is a moment")
+        }
+    }
+
+    struct Seeded {
+        key: [u8; 32],
+        calls: AtomicU64,
+    }
+
+    impl Entropy for Seeded {
+        fn fill(&self, bytes: &mut [u8]) {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            blake3::Hasher::new_keyed(&self.key).update(&call.to_le_bytes()).finalize_xof().fill(bytes);
+        }
+    }
+
+    /// Makes seams that differ by seed alone.
+    pub(crate) fn seams(seed: u8) -> Seams {
+        Seams { clock: Arc::new(Still), entropy: Arc::new(Seeded { key: [seed; 32], calls: AtomicU64::new(0) }) }
+    }
+}

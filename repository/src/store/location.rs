@@ -99,9 +99,11 @@ impl std::fmt::Display for Location {
 
 fn parse(text: &str) -> Result<Location, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        let hint = match text.split_once(":/") {
-            Some((scheme, rest)) => format!(", perhaps {scheme}://{}", rest.trim_start_matches('/')),
-            None if text.starts_with('/') => format!(", perhaps file://{text}"),
+        let shown = without_credentials(text);
+        let hint = match shown.split_once(":/") {
+            Some(("file", rest)) => format!(", perhaps file:///{rest}"),
+            Some((scheme, rest)) => format!(", perhaps {scheme}://{rest}"),
+            None if shown.starts_with('/') => format!(", perhaps file://{shown}"),
             None => String::new(),
         };
         return Err(format!("it has no scheme followed by \"://\"; {FORMS}{hint}"));

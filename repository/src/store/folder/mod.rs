@@ -128,7 +128,7 @@ impl Folder {
         self.files()?.path_to_filesystem(location)
     }
 
-    fn put(&self, path: &Path, payload: &PutPayload, mode: PutMode) -> Result<String> {
+    fn publish(&self, path: &Path, payload: &PutPayload, mode: PutMode) -> Result<String> {
         let _staging = Lock::staging(&self.root).map_err(|source| failed("locking", &self.root, source))?;
         let staged = match Staged::write(path, payload) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -173,7 +173,7 @@ impl Folder {
         }
     }
 
-    fn delete(&self, locations: Vec<Result<ObjectPath>>) -> Vec<Result<ObjectPath>> {
+    fn remove(&self, locations: Vec<Result<ObjectPath>>) -> Vec<Result<ObjectPath>> {
         let lock = match Lock::update(&self.root) {
             Ok(lock) => lock,
             Err(source) => return vec![Err(failed("locking", &self.root, source))],
@@ -204,7 +204,7 @@ impl ObjectStore for Folder {
     async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let path = self.path(location)?;
         let folder = self.clone();
-        let e_tag = blocking(move || folder.put(&path, &payload, options.mode)).await?;
+        let e_tag = blocking(move || folder.publish(&path, &payload, options.mode)).await?;
         Ok(PutResult { e_tag: Some(e_tag), version: None, extensions: Default::default() })
     }
 
@@ -238,7 +238,7 @@ impl ObjectStore for Folder {
             .chunks(DELETIONS)
             .then(move |locations| {
                 let folder = folder.clone();
-                blocking(move || Ok(folder.delete(locations)))
+                blocking(move || Ok(folder.remove(locations)))
             })
             .map_ok(stream::iter)
             .try_flatten()
