@@ -1,6 +1,6 @@
 //! What a node is configured with.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use crate::pool::Location;
 

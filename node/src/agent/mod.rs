@@ -1,18 +1,51 @@
 //! The agent: what a controller asks of the node that holds a volume's image.
+//!
+//! ```text
+//! rpc          requests become domain types, errors become status codes
+//! image/       making, growing, deleting images; hydration
+//! snapshot     cutting, listing, deleting
+//! offload/     moving cuts into the repository, one lane a volume
+//! reconcile    what is put in order at the start
+//! health       what is the matter with volumes and pool
+//! ```
+//!
+//! # Concurrency
+//!
+//! Calls on one volume or snapshot are serialised or answered `ABORTED` through one [`Exclusive`], which the node's CSI
+//! service shares. Whatever changes something runs in a task of its own that a caller who leaves does not end.
+//!
+//! # Cancellation
+//!
+//! [`Agent::stop`] turns new calls away, interrupts offloads and hydrations at a point from which they go on, and waits
+//! for every task and every blocking call. Nothing is ever frozen afterwards.
 
 mod ailment;
+mod error;
+mod health;
+mod image;
+mod offload;
+mod reconcile;
+mod rpc;
+mod snapshot;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 pub use ailment::{Ailment, Severity};
-use varve_csi::exclusive::Exclusive;
+pub use error::Error;
+use error::Result;
+pub use reconcile::StartError;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+use varve_csi::exclusive::{Exclusive, Held};
 use varve_repository::Repository;
 
 use crate::{
     config::Config,
     cut::Cuts,
     pool::Pool,
-    volume::{Volume, Volumes},
+    volume::{Limits, Volumes},
 };
 
 /// The agent of one node. Cloning shares it.
@@ -27,12 +60,11 @@ struct Inner {
     volumes: Volumes,
     cuts: Cuts,
     exclusive: Exclusive,
+    creations: image::Creations,
+    offloads: offload::Offloads,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
-
-/// Why an agent does not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {}
 
 impl Agent {
     /// Puts the pool in order after whatever ended the last process, and takes up its offloads where they were.
@@ -40,20 +72,29 @@ impl Agent {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, pool: Pool, repository: Repository) -> Result<Self, StartError> {
-        let _ = (config, pool, repository);
-        unimplemented!()
+        let agent = reconcile::start(config, pool, repository).await?;
+        agent.resume_offloads();
+        Ok(agent)
     }
 
     /// Takes no more calls, interrupts offloads and hydrations, and waits for what cannot be interrupted. Afterwards
     /// nothing is frozen, nothing is under way, and the caller may close the pool.
     pub async fn stop(&self) {
-        unimplemented!()
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
     /// The node's name.
     #[must_use]
     pub fn node_id(&self) -> &str {
         &self.0.config.node_id
+    }
+
+    /// What the node was configured with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
     }
 
     /// The pool.
@@ -86,16 +127,41 @@ impl Agent {
         &self.0.exclusive
     }
 
-    /// Finds out what is the matter with a volume; blocks.
-    #[must_use]
-    pub fn ailments(&self, volume: &Volume) -> Vec<Ailment> {
-        let _ = volume;
-        unimplemented!()
+    /// Takes part in the work that [`Agent::stop`] waits for, for as long as the token lives.
+    ///
+    /// # Errors
+    /// `Stopping` once the agent is being stopped.
+    fn enter(&self) -> Result<TaskTrackerToken> {
+        // In this order: either `stop` sees the token and waits for it, or it is seen here.
+        let token = self.0.tasks.token();
+        if self.0.stop.is_cancelled() { Err(Error::Stopping) } else { Ok(token) }
     }
 
-    /// Finds out what is the matter with the pool; blocks.
-    #[must_use]
-    pub fn pool_ailments(&self) -> Vec<Ailment> {
-        unimplemented!()
+    /// Runs work to its end, even if the caller leaves.
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let _token = self.enter()?;
+        self.0.tasks.spawn(work).await.unwrap_or_else(|error| Err(Error::Panicked(error.to_string())))
+    }
+
+    /// Runs work that blocks, off the runtime and to its end.
+    async fn block<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        let agent = self.clone();
+        self.0
+            .tasks
+            .spawn_blocking(move || work(&agent))
+            .await
+            .unwrap_or_else(|error| Err(Error::Panicked(error.to_string())))
+    }
+
+    /// Takes a volume or a snapshot for the length of a call.
+    fn hold(&self, id: impl ToString) -> Result<Held> {
+        let id = id.to_string();
+        self.0.exclusive.hold(id.clone()).map_err(|_| Error::Busy(id))
+    }
+
+    /// How much may be promised to volumes; blocks.
+    fn limits(&self) -> Result<Limits> {
+        let usage = self.0.pool.usage().map_err(Error::system("measuring", self.0.pool.root()))?;
+        Ok(Limits::new(usage.capacity, self.0.config.overcommit))
     }
 }

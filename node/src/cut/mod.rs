@@ -20,7 +20,7 @@
 pub mod freeze;
 pub(crate) mod keep;
 pub mod making;
-mod mounted;
+pub(crate) mod mounted;
 mod record;
 mod registry;
 

@@ -30,6 +30,7 @@ use std::{
 
 pub use record::Record;
 pub use registry::Volumes;
+pub(crate) use room::Limits;
 pub use room::{NoRoom, Reservation};
 pub use staged::{Access, Publication, Staged};
 use varve_repository::id::VolumeId;

@@ -1,0 +1,227 @@
+//! One cut's way into the repository: attempts, until one of them settles it.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio_util::sync::CancellationToken;
+use varve_csi::status::chain;
+use varve_repository::{
+    ErrorKind,
+    block::ChangeSource,
+    offload::Request,
+    record::{snapshot::Root, volume::OffloadParameters},
+};
+
+use super::{Agent, Error, Result, against::Chosen, backoff::Backoff};
+use crate::{
+    cut::{Cut, Record, State, Status},
+    extent::{Allocated, Difference, ImageSource},
+};
+
+/// How often a failure that may need a person is tried again.
+const ATTEMPTS: u32 = 3;
+
+/// What an attempt that did not succeed calls for.
+enum Verdict {
+    /// Another attempt after a pause.
+    Retry,
+    /// A few more attempts, and then a person.
+    RetryBriefly,
+    /// A person.
+    Fail,
+    /// The snapshot was deleted: so is the cut.
+    Remove,
+    /// Another attempt at once, comparing by content what extent maps got wrong.
+    Distrust,
+    /// Another attempt at once: the base went away meanwhile.
+    Again,
+    /// The end, for this process.
+    Leave,
+}
+
+impl Agent {
+    /// Works on a cut until it is offloaded, has failed, or is to go; or until the agent stops.
+    pub(super) async fn see_through(&self, cut: &Cut) {
+        let Some(_lease) = cut.lease().await else { return };
+        let mut backoff = Backoff::default();
+        let mut by_content = false;
+        loop {
+            let permit = tokio::select! {
+                permit = Arc::clone(&self.0.offloads.permits).acquire_owned() => permit,
+                () = self.0.stop.cancelled() => return,
+                () = cut.removal().cancelled() => return,
+            };
+            let started = Instant::now();
+            let error = match self.attempt(cut, by_content).await {
+                Ok(root) => {
+                    drop(permit);
+                    self.succeeded(cut, &root, started).await;
+                    return;
+                }
+                Err(error) => error,
+            };
+            drop(permit);
+            let message = chain(&error);
+            match self.judge(cut, &error, &backoff, by_content) {
+                Verdict::Leave => return,
+                Verdict::Again => {
+                    tracing::info!(snapshot = %cut.id(), message, "the base went away: another is chosen")
+                }
+                Verdict::Distrust => {
+                    tracing::error!(
+                        snapshot = %cut.id(), message,
+                        "extent maps were wrong: everything allocated is read and compared instead"
+                    );
+                    by_content = true;
+                }
+                Verdict::Remove => {
+                    tracing::info!(snapshot = %cut.id(), message, "the snapshot was deleted while it was offloaded");
+                    self.remove_when_free(cut);
+                    return;
+                }
+                Verdict::Fail => {
+                    if let Err(error) = self.fail(cut, message.clone()).await {
+                        tracing::error!(snapshot = %cut.id(), error = chain(&error), "the failure cannot be recorded");
+                        // Without it the lane would take the cut up again at once.
+                        cut.set_status(Status::Failed { message });
+                    }
+                    return;
+                }
+                Verdict::Retry | Verdict::RetryBriefly => {
+                    let random = u32::from_le_bytes(self.repository().seams().random());
+                    let pause = backoff.next(random);
+                    tracing::warn!(snapshot = %cut.id(), ?pause, message, "the offload is tried again after a pause");
+                    cut.set_status(Status::Pending { message });
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.0.stop.cancelled() => return,
+                        () = cut.removal().cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides what a failure calls for.
+    fn judge(&self, cut: &Cut, error: &Error, backoff: &Backoff, by_content: bool) -> Verdict {
+        if self.0.stop.is_cancelled() || cut.removal().is_cancelled() {
+            return Verdict::Leave;
+        }
+        let verdict = match error {
+            Error::Repository(varve_repository::Error::Interrupted | varve_repository::Error::BaseGone { .. }) => {
+                Verdict::Again
+            }
+            Error::Repository(varve_repository::Error::Tracking { .. }) if !by_content => Verdict::Distrust,
+            Error::Repository(error) => match error.kind() {
+                ErrorKind::Unavailable => Verdict::Retry,
+                ErrorKind::Cancelled => Verdict::Remove,
+                ErrorKind::Denied | ErrorKind::Full | ErrorKind::Local | ErrorKind::Conflict | ErrorKind::NotFound => {
+                    Verdict::RetryBriefly
+                }
+                ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::WrongKey | ErrorKind::Corrupt => Verdict::Fail,
+            },
+            _ => Verdict::RetryBriefly,
+        };
+        match verdict {
+            Verdict::RetryBriefly if backoff.failures() + 1 >= ATTEMPTS => Verdict::Fail,
+            verdict => verdict,
+        }
+    }
+
+    /// Offloads the cut once.
+    async fn attempt(&self, cut: &Cut, by_content: bool) -> Result<Root> {
+        let record = cut.record();
+        let moving = self.block(|agent| {
+            agent.pool().filesystem().moving().map_err(Error::system("asking what moves in", agent.pool().root()))
+        });
+        // While blocks move, equal addresses prove nothing.
+        let by_content = by_content || moving.await?;
+        let chosen = tokio::select! {
+            chosen = self.choose(&record, by_content) => chosen?,
+            () = self.0.stop.cancelled() => return Err(Error::Stopping),
+        };
+        let cancel = self.0.stop.child_token();
+        let request = self.request(cut, &record, &chosen, cancel.clone()).await?;
+        tracing::debug!(volume = %record.description.volume, snapshot = %cut.id(), against = ?chosen.against, "offloading");
+        cut.set_status(Status::Offloading);
+        let work = self.repository().offload(request);
+        tokio::pin!(work);
+        let base_goes = async {
+            match &chosen.base {
+                Some((base, _)) => base.removal().cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = &mut work => return Ok(result?),
+            () = cut.removal().cancelled() => {}
+            () = base_goes => {}
+        }
+        cancel.cancel();
+        // Awaited to its end: until then it may read the images.
+        Ok(work.await?)
+    }
+
+    async fn request(&self, cut: &Cut, record: &Record, chosen: &Chosen, cancel: CancellationToken) -> Result<Request> {
+        let image = cut.image();
+        let base = chosen.base.as_ref().map(|(base, _)| base.image());
+        let (changes, source) = self
+            .block(move |_| {
+                let opened = |error| Error::system("opening", &image)(error);
+                let changes: Arc<dyn ChangeSource> = match base {
+                    Some(base) => Arc::new(Difference::new(&base, &image).map_err(opened)?),
+                    None => Arc::new(Allocated::new(&image).map_err(opened)?),
+                };
+                Ok((changes, Arc::new(ImageSource::open(&image).map_err(opened)?)))
+            })
+            .await?;
+        Ok(Request {
+            description: record.description.clone(),
+            against: chosen.against,
+            changes,
+            source,
+            journal: Some(cut.journal()),
+            parameters: self.parameters(record),
+            progress: cut.restart_progress(),
+            cancel,
+        })
+    }
+
+    /// The volume's parameters as they are now, or as they were at the cut where the volume is gone.
+    fn parameters(&self, record: &Record) -> OffloadParameters {
+        self.volumes()
+            .get(&record.description.volume)
+            .map(|volume| volume.record())
+            .filter(|volume| volume.incarnation == record.description.incarnation)
+            .map_or(record.offload, |volume| volume.offload)
+    }
+
+    /// Makes the cut the base of the next, and lets go of the one before.
+    async fn succeeded(&self, cut: &Cut, root: &Root, started: Instant) {
+        let statistics = &root.statistics;
+        tracing::info!(
+            volume = %root.description.volume, snapshot = %cut.id(), method = ?root.method, base = ?root.base,
+            changed = statistics.changed_bytes, read = statistics.read_bytes, stored = statistics.stored_bytes,
+            uploaded = statistics.uploaded_bytes, ms = started.elapsed().as_millis(), "offloaded"
+        );
+        if let Err(error) = self.settle(cut, State::Base).await {
+            // The root stands, so the next start finds out; until then it is only no base.
+            tracing::error!(snapshot = %cut.id(), error = chain(&error), "the offload's end cannot be recorded");
+            cut.set_status(Status::Ready);
+        }
+        // In a task of its own: this one holds a lease on the cut, which may be superseded itself.
+        let agent = self.clone();
+        self.0.tasks.spawn(async move { agent.shed().await });
+    }
+
+    /// Removes the cut once this lane has let go of it.
+    fn remove_when_free(&self, cut: &Cut) {
+        // At once, so that the lane does not take it up again.
+        cut.removal().cancel();
+        let (agent, cut) = (self.clone(), cut.clone());
+        self.0.tasks.spawn(async move {
+            if let Err(error) = agent.remove_cut(&cut).await {
+                tracing::error!(snapshot = %cut.id(), error = chain(&error), "a deleted snapshot's cut stays for now");
+            }
+        });
+    }
+}
