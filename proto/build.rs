@@ -2,16 +2,21 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost::Message;
+use protox::Compiler;
+
+const FILES: [&str; 2] = ["csi.proto", "agent.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["csi.proto", "agent.proto"];
-    for file in files {
+    for file in FILES {
         println!("cargo::rerun-if-changed={file}");
     }
-    let descriptors = protox::compile(files, ["."])?;
+    let mut compiler = Compiler::new(["."])?;
+    compiler.include_imports(true).open_files(FILES)?;
     let folder = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(folder.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Encoded by the compiler, which keeps the options that CSI defines; the decoded form below has no place for them.
+    fs::write(folder.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    // With the comments, which become the generated code's documentation.
+    let descriptors = compiler.include_source_info(true).file_descriptor_set();
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

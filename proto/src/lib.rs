@@ -14,5 +14,6 @@ pub mod agent {
     tonic::include_proto!("varve.agent.v1");
 }
 
-/// Both, as an encoded `google.protobuf.FileDescriptorSet`.
+/// Both and what they import, as an encoded `google.protobuf.FileDescriptorSet`, with CSI's own options such as
+/// `csi_secret` and without comments.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
