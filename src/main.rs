@@ -1,1 +1,56 @@
-fn main() {}
+//! `varve`: a Kubernetes CSI driver with snapshot backups built in, and the commands that go with it.
+//!
+//! This is where everything is put together and where nothing is decided: arguments and configuration become settings,
+//! settings become the parts of a driver or one command on a repository, and errors become one line and an exit status
+//! (0 for success, 1 for failure, 2 for arguments that are not usable).
+
+mod arguments;
+mod client;
+mod command;
+mod config;
+mod demo;
+mod failure;
+mod key;
+mod log;
+mod output;
+mod progress;
+mod quantity;
+mod repository;
+mod signal;
+mod standalone;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::{
+    arguments::{Arguments, Command},
+    log::Level,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log::start(match (&arguments.command, arguments.verbose) {
+        (_, true) => Level::Verbose,
+        (Command::Standalone(_), false) => Level::Normal,
+        (_, false) => Level::Quiet,
+    });
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&anyhow::Error::new(error).context("starting the runtime")),
+    };
+    match runtime.block_on(run(arguments.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Standalone(arguments) => standalone::run(arguments).await,
+        Command::Volume(command) => command::volume::run(command).await,
+        Command::Snapshot(command) => command::snapshot::run(command).await,
+        Command::Repository(command) => command::repository::run(command).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
+    }
+}

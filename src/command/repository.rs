@@ -1,0 +1,171 @@
+//! `varve repository init`, `check`, `stats` and `keygen`.
+
+use std::path::Path;
+
+use comfy_table::Table;
+use serde::Serialize;
+use uuid::Uuid;
+use varve_repository::{
+    check::{Level, Report},
+    crypto::MasterKey,
+    progress::Progress,
+    seam::Seams,
+    stats::Stats,
+};
+
+use crate::{
+    arguments::{CheckLevel, RepositoryCommand},
+    config::File,
+    failure::Found,
+    output::properties,
+    progress,
+    quantity::bytes,
+    repository,
+    signal::{self, Second},
+};
+
+/// A repository that was made.
+#[derive(Serialize)]
+struct Made {
+    url: String,
+    uuid: Uuid,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// `Usage` for a bad argument, `Found` for a check that found damage, and the repository's.
+pub(crate) async fn run(command: RepositoryCommand) -> anyhow::Result<()> {
+    match command {
+        RepositoryCommand::Init { generate_key, access, answer } => {
+            let access = File::read(access.config.as_deref())?.access(&access)?;
+            let repository = repository::init(&access, generate_key).await?;
+            let made = Made { url: repository.store().url().to_owned(), uuid: repository.uuid() };
+            answer.output.print(&made, |made| properties([("url", made.url.clone()), ("uuid", made.uuid.to_string())]))
+        }
+        RepositoryCommand::Check { level, access, answer } => {
+            let repository = repository::open(&access).await?;
+            let level = match level {
+                CheckLevel::Structure => Level::Structure,
+                CheckLevel::Presence => Level::Presence,
+                CheckLevel::Content => Level::Content,
+            };
+            let cancel = signal::watch(Second::Exits)?;
+            let counters = Progress::default();
+            let report =
+                progress::watch("checking", &counters, repository.check(level, counters.clone(), cancel)).await?;
+            answer.output.print(&report, sum_up)?;
+            verdict(&report)
+        }
+        RepositoryCommand::Stats { access, answer } => {
+            let stats = repository::open(&access).await?.stats().await?;
+            answer.output.print(&stats, count)
+        }
+        RepositoryCommand::Keygen { to } => keygen(&to),
+    }
+}
+
+fn keygen(path: &Path) -> anyhow::Result<()> {
+    MasterKey::generate(Seams::system().entropy.as_ref()).write_new(path)?;
+    eprintln!(
+        "a new master key is in {}: without a copy of it in a safe place, nothing can be restored",
+        path.display()
+    );
+    Ok(())
+}
+
+fn verdict(report: &Report) -> anyhow::Result<()> {
+    if report.damages.is_empty() {
+        return Ok(());
+    }
+    let mut hurt: Vec<_> = report.damages.iter().flat_map(|damage| &damage.hurt).map(|hurt| hurt.snapshot).collect();
+    hurt.sort();
+    hurt.dedup();
+    Err(Found(format!("{} damaged objects hurt {} snapshots", report.damages.len(), hurt.len())).into())
+}
+
+fn sum_up(report: &Report) -> Table {
+    let mut table = properties([
+        ("snapshots", report.snapshots.to_string()),
+        ("runs", report.runs.to_string()),
+        ("packs", report.packs.to_string()),
+        ("chunks", report.chunks.to_string()),
+        ("read", bytes(report.read_bytes)),
+        ("damaged", report.damages.len().to_string()),
+    ]);
+    for damage in &report.damages {
+        table.add_row(["damage".to_owned(), format!("{}: {}", damage.object, damage.reason)]);
+        for hurt in &damage.hurt {
+            table.add_row([
+                "  hurts".to_owned(),
+                format!("{} of {}: {}", hurt.snapshot, hurt.volume, ranges(&hurt.ranges)),
+            ]);
+        }
+    }
+    table
+}
+
+/// Writes the first few byte ranges, and how many more there are.
+fn ranges(ranges: &[(u64, u64)]) -> String {
+    const SHOWN: usize = 8;
+    if ranges.is_empty() {
+        return "all of it".into();
+    }
+    let mut parts: Vec<_> = ranges
+        .iter()
+        .take(SHOWN)
+        .map(|(start, length)| format!("[{start}, {})", start.saturating_add(*length)))
+        .collect();
+    if ranges.len() > SHOWN {
+        parts.push(format!("and {} ranges more", ranges.len() - SHOWN));
+    }
+    format!("bytes {}", parts.join(", "))
+}
+
+fn count(stats: &Stats) -> Table {
+    properties([
+        ("uuid", stats.uuid.to_string()),
+        ("volumes", stats.volumes.to_string()),
+        ("snapshots", stats.snapshots.to_string()),
+        ("tombstones", stats.tombstones.to_string()),
+        ("offloads under way", stats.uploads.to_string()),
+        ("packs", format!("{} ({})", stats.packs, bytes(stats.pack_bytes))),
+        ("runs", format!("{} ({})", stats.runs, bytes(stats.run_bytes))),
+        ("logical", bytes(stats.logical_bytes)),
+        ("before compression", bytes(stats.stored_bytes)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use varve_repository::{
+        check::{Damage, Hurt},
+        id::{SnapshotId, VolumeId},
+    };
+
+    use super::*;
+
+    #[test]
+    fn hurt_ranges_are_written_as_half_open_intervals() {
+        assert_eq!(ranges(&[]), "all of it");
+        assert_eq!(ranges(&[(0, 4096), (8192, 4096)]), "bytes [0, 4096), [8192, 12288)");
+        let many: Vec<_> = (0..10).map(|n| (n * 8192, 4096)).collect();
+        assert!(ranges(&many).ends_with("and 2 ranges more"));
+    }
+
+    #[test]
+    fn damage_fails_the_command_and_each_snapshot_counts_once() {
+        assert!(verdict(&Report::default()).is_ok());
+        let hurt = Hurt {
+            snapshot: SnapshotId::from_bytes([1; 16]),
+            volume: VolumeId::from_bytes([2; 16]),
+            ranges: vec![(0, 4096)],
+        };
+        let damage = Damage { object: "packs/x".into(), reason: "it is missing".into(), hurt: vec![hurt] };
+        let report = Report { damages: vec![damage.clone(), damage], ..Report::default() };
+        let error = verdict(&report).expect_err("there is damage");
+        assert_eq!(error.to_string(), "2 damaged objects hurt 1 snapshots");
+        let table = sum_up(&report).to_string();
+        assert!(table.contains("packs/x") && table.contains("[0, 4096)"), "{table}");
+    }
+}

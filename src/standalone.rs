@@ -1,0 +1,120 @@
+//! `varve standalone`: controller and node in one process, on one Unix socket.
+//!
+//! Everything is built here and handed on; nothing is global. The controller reaches the agent through the agent API, as
+//! it would from another process, over a [link](link) that never leaves this one.
+//!
+//! # Cancellation
+//!
+//! SIGTERM or SIGINT ends the driver: calls in flight are answered or, after a grace, aborted; the agent is stopped,
+//! which interrupts offloads at a point from which the next start goes on; the pool is closed. A pool whose volumes are
+//! still staged stays mounted for their workloads, and the next start takes it over. A second signal exits at once,
+//! which is no worse than a crash: the next start puts things in order.
+
+mod inspection;
+mod link;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use varve_controller::{Controller, Options, nodes::Fixed};
+use varve_csi::{
+    identity::{Identity, Readiness},
+    server::{self, Endpoint},
+};
+use varve_node::{agent::Agent, pool::Pool, service::NodeService};
+use varve_proto::{
+    agent::agent_server::AgentServer,
+    csi::{
+        controller_server::ControllerServer, group_controller_server::GroupControllerServer,
+        identity_server::IdentityServer, node_server::NodeServer,
+    },
+};
+use varve_repository::Repository;
+
+use crate::{
+    arguments::Standalone,
+    config::{File, Settings},
+    failure::Usage,
+    repository,
+    signal::{self, Second},
+};
+
+/// How long the link to the agent may take to end once nobody calls any more.
+const LINK_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until told to end.
+///
+/// # Errors
+/// `Usage` where the arguments are not usable; what failed where the driver cannot start or not serve.
+pub(crate) async fn run(arguments: Standalone) -> anyhow::Result<()> {
+    let settings = File::read(arguments.repository.config.as_deref())?.settings(&arguments)?;
+    let endpoint = Endpoint::parse(&settings.endpoint).map_err(|error| Usage(error.to_string()))?;
+    let shutdown = signal::watch(Second::Exits)?;
+
+    let repository = repository::open_or_init(&settings.access).await?;
+    let location = settings.node.pool.clone();
+    let pool = spawn_blocking(move || Pool::open(&location)).await?.context("opening the pool")?;
+    let result = serve(&settings, &endpoint, pool.clone(), repository, shutdown).await;
+    let closed = spawn_blocking(move || pool.close()).await?.context("closing the pool");
+    result.and(closed)?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Puts the services together on an open pool and serves them.
+async fn serve(
+    settings: &Settings,
+    endpoint: &Endpoint,
+    pool: Pool,
+    repository: Repository,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let agent = Agent::start(settings.node.clone(), pool, repository.clone()).await.context("starting the agent")?;
+    let unlink = CancellationToken::new();
+    let (channel, link) = link::link(Routes::new(AgentServer::new(agent.clone())), unlink.clone());
+    let nodes = Arc::new(Fixed::new(settings.node.node_id.clone(), channel));
+    let options = Options { snapshot_wait: settings.snapshot_wait, ..Options::default() };
+    let controller = Controller::new(repository.clone(), nodes, options);
+    let inspection = inspection::start(repository.clone(), controller.clone(), shutdown.clone());
+
+    let ready = Arc::new(AtomicBool::new(false));
+    let routes = Routes::new(IdentityServer::new(Identity::new(Controller::plugin_capabilities(), readiness(&ready))))
+        .add_service(ControllerServer::new(controller.clone()))
+        .add_service(GroupControllerServer::new(controller))
+        .add_service(NodeServer::new(NodeService::new(agent.clone())));
+    let until_told = async {
+        // The server waits for this only once it listens.
+        ready.store(true, Ordering::SeqCst);
+        tracing::info!(%endpoint, node = settings.node.node_id, repository = repository.store().url(), "ready");
+        shutdown.cancelled().await;
+        ready.store(false, Ordering::SeqCst);
+    };
+    let served = server::serve(endpoint, routes, until_told, settings.grace).await;
+
+    // Also where serving failed, so that nothing goes on behind a process that is about to end.
+    shutdown.cancel();
+    agent.stop().await;
+    unlink.cancel();
+    if timeout(LINK_GRACE, link).await.is_err() {
+        tracing::warn!("the link to the agent did not end in time");
+    }
+    inspection.await?;
+    Ok(served?)
+}
+
+fn readiness(ready: &Arc<AtomicBool>) -> Readiness {
+    let ready = Arc::clone(ready);
+    Arc::new(move || {
+        let ready = ready.load(Ordering::SeqCst);
+        Box::pin(async move { Ok(ready) })
+    })
+}
