@@ -82,7 +82,7 @@ pub struct SnapshotStatistics {
     pub stored_bytes: u64,
     /// Plain bytes found to be in the repository already.
     pub deduplicated_bytes: u64,
-    /// Bytes of all objects put, the root's own aside.
+    /// Bytes of the packs and runs put; the intent's and the root's few hundred are not counted.
     pub uploaded_bytes: u64,
     /// Plain bytes that the whole snapshot holds, zeroes and holes aside, all runs taken together. An upper
     /// bound where runs overlap.

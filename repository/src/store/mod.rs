@@ -190,3 +190,6 @@ impl Store {
         Error::Store { operation, object: object.into(), kind: failure::kind(&source), source }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
