@@ -6,7 +6,7 @@ use super::{Agent, Ailment, Severity};
 use crate::{cut::Status, volume::Volume};
 
 /// Below this share of its capacity free, a pool is about to fail writes of its volumes: one part in so many.
-const NEARLY_FULL: u64 = 20;
+pub(super) const NEARLY_FULL: u64 = 20;
 
 impl Agent {
     /// Finds out what is the matter with a volume; blocks. Empty when it is well.

@@ -7,6 +7,7 @@
 //! offload/     moving cuts into the repository, one lane a volume
 //! reconcile    what is put in order at the start
 //! health       what is the matter with volumes and pool
+//! space        what goes when the pool runs full
 //! ```
 //!
 //! # Concurrency
@@ -27,6 +28,7 @@ mod offload;
 mod reconcile;
 mod rpc;
 mod snapshot;
+mod space;
 
 use std::{future::Future, sync::Arc};
 
@@ -74,6 +76,7 @@ impl Agent {
     pub async fn start(config: Config, pool: Pool, repository: Repository) -> Result<Self, StartError> {
         let agent = reconcile::start(config, pool, repository).await?;
         agent.resume_offloads();
+        agent.watch_space();
         Ok(agent)
     }
 

@@ -90,14 +90,6 @@ impl Made {
     pub fn data(&self, id: SnapshotId) -> PathBuf {
         self.folder.join(id.to_string()).join(DATA)
     }
-
-    /// Throws the cuts away.
-    ///
-    /// # Errors
-    /// The system's; what is left goes at the next start.
-    pub fn discard(self, pool: &Pool) -> io::Result<()> {
-        pool.remove_folder(&self.folder)
-    }
 }
 
 /// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers for at most `limit`.
@@ -161,16 +153,29 @@ pub fn commit(pool: &Pool, made: &Made) -> io::Result<Vec<Cut>> {
     let started = Instant::now();
     if let [record] = made.members.as_slice() {
         let id = record.description.id;
-        pool.commit_folder(&made.folder.join(id.to_string()), &pool.cut_dir(id))?;
-        pool.remove_folder(&made.folder)?;
+        place(pool, &made.folder.join(id.to_string()), &pool.cut_dir(id))?;
+        if let Err(error) = pool.remove_folder(&made.folder) {
+            tracing::warn!(folder = %made.folder.display(), %error, "an empty folder stays until the next start");
+        }
     } else {
         let Some(name) = made.folder.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
         let group = pool.cuts_dir().join(name).with_extension(GROUP);
-        pool.commit_folder(&made.folder, &group)?;
+        place(pool, &made.folder, &group)?;
         spread(pool, &group)?;
     }
     tracing::debug!(took = ?started.elapsed(), cuts = made.members.len(), "cuts are durable");
     made.members.iter().map(|record| Cut::load(pool.cut_dir(record.description.id))).collect()
+}
+
+/// Commits a folder; where the last sync fails, what is in place and was not answered for is taken away again.
+fn place(pool: &Pool, from: &Path, to: &Path) -> io::Result<()> {
+    pool.commit_folder(from, to).inspect_err(|error| {
+        if error.kind() != io::ErrorKind::AlreadyExists
+            && let Err(error) = pool.remove_folder(to)
+        {
+            tracing::error!(folder = %to.display(), %error, "a cut that failed stays until the next start");
+        }
+    })
 }
 
 /// Moves the members of groups that were committed, and not yet spread when the last process ended, to their places.

@@ -20,6 +20,9 @@ use crate::{
 /// How often a failure that may need a person is tried again.
 const ATTEMPTS: u32 = 3;
 
+/// How often another base is chosen at once: more often than bases are deleted, but no more than that.
+const AGAIN: u32 = 8;
+
 /// What an attempt that did not succeed calls for.
 enum Verdict {
     /// Another attempt after a pause.
@@ -44,6 +47,7 @@ impl Agent {
         let Some(_lease) = cut.lease().await else { return };
         let mut backoff = Backoff::default();
         let mut by_content = false;
+        let mut again = 0;
         loop {
             let permit = tokio::select! {
                 permit = Arc::clone(&self.0.offloads.permits).acquire_owned() => permit,
@@ -86,7 +90,7 @@ impl Agent {
                     }
                     return;
                 }
-                Verdict::Retry | Verdict::RetryBriefly => {
+                Verdict::Again | Verdict::Retry | Verdict::RetryBriefly => {
                     let random = u32::from_le_bytes(self.repository().seams().random());
                     let pause = backoff.next(random);
                     tracing::warn!(snapshot = %cut.id(), ?pause, message, "the offload is tried again after a pause");
