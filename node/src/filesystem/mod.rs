@@ -18,6 +18,7 @@ mod table;
 
 pub use error::{Error, Result};
 pub use make::{make, minimum_bytes};
+pub(crate) use mount::mount_as;
 pub use mount::{bind, mount, unmount, usage};
 pub use probe::probe;
 pub use repair::{check, grow};

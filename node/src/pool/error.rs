@@ -1,6 +1,9 @@
 //! What can go wrong with a pool.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// A failed operation on a pool.
 #[derive(Debug, thiserror::Error)]
@@ -19,16 +22,6 @@ pub enum PoolError {
         /// What was found, and what would be right.
         reason: String,
     },
-    /// The pool was written by a later version.
-    #[error("the pool {pool:?} has version {found}; this program knows versions up to {known}")]
-    Unsupported {
-        /// Folder or image of the pool.
-        pool: PathBuf,
-        /// Its version.
-        found: u32,
-        /// The highest that is understood.
-        known: u32,
-    },
     /// A system call failed.
     #[error("{action} {path:?}")]
     System {
@@ -40,7 +33,7 @@ pub enum PoolError {
         source: io::Error,
     },
     /// Making, mounting or unmounting the pool's file system failed.
-    #[error("the pool's file system")]
+    #[error(transparent)]
     Filesystem(#[from] crate::filesystem::Error),
 }
 
@@ -51,8 +44,6 @@ pub enum PoolErrorKind {
     InUse,
     /// The location is not a pool and cannot become one.
     Unusable,
-    /// It is of a later version.
-    Unsupported,
     /// A program is missing or failed, or the system did.
     System,
 }
@@ -64,8 +55,19 @@ impl PoolError {
         match self {
             Self::InUse { .. } => PoolErrorKind::InUse,
             Self::Unusable { .. } => PoolErrorKind::Unusable,
-            Self::Unsupported { .. } => PoolErrorKind::Unsupported,
             Self::System { .. } | Self::Filesystem(_) => PoolErrorKind::System,
         }
+    }
+}
+
+impl PoolError {
+    /// Makes, for `map_err`, the error of a system call.
+    pub(super) fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, path: path.to_owned(), source }
+    }
+
+    /// Makes the error that refuses a location.
+    pub(super) fn unusable(pool: &Path, reason: impl Into<String>) -> Self {
+        Self::Unusable { pool: pool.to_owned(), reason: reason.into() }
     }
 }

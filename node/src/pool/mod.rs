@@ -13,18 +13,37 @@
 //!
 //! On btrfs every `data` is a subvolume and a cut's is a read-only snapshot; on XFS it is a folder and the image in it a
 //! reflink. A folder is made below `making/` and renamed into place once it is whole and synced.
+//!
+//! # Crash consistency
+//! A folder below `volumes/` or `cuts/` is whole from the moment that it has its name ([`Pool::commit_folder`]) to the moment
+//! that it loses it ([`Pool::remove_folder`]); what is between lies in `making/` and is removed at the next start. A pool's
+//! image is made under another name and renamed once it is formatted. A process that is killed leaves a pool image attached
+//! and mounted, and the next one takes both over.
+//!
+//! # Concurrency
+//! A pool is used by one process: `lock`, and the image file itself, are held with flock(2), which the kernel releases however
+//! the process ends. Within it, calls on different folders need no ordering.
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use uuid::Uuid;
 use varve_repository::id::{SnapshotId, VolumeId};
 
+mod btrfs;
 mod error;
+mod folder;
+mod image;
+mod open;
+mod tree;
+mod xfs;
+
+pub use btrfs::Btrfs;
 pub use error::{PoolError, PoolErrorKind};
+pub use xfs::Xfs;
 
 /// Name of the image in a `data` folder.
 pub const IMAGE: &str = "image";
@@ -45,6 +64,17 @@ pub enum Location {
     },
 }
 
+impl Location {
+    /// The folder or file by which people know the pool.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Image { file, .. } => file,
+        }
+    }
+}
+
 /// The kinds of copy-on-write file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -52,6 +82,17 @@ pub enum Kind {
     Xfs,
     /// btrfs.
     Btrfs,
+}
+
+impl Kind {
+    /// Its name, as mount(8) and the configuration know it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
 }
 
 /// The file system's side of images and cuts. One conformance suite runs against every implementation.
@@ -77,16 +118,16 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// does no more than must be done then.
     ///
     /// # Errors
-    /// The system's; `into` is then as it was.
+    /// The system's; a new `into` is then not there, a prepared one is to be removed.
     fn cut(&self, data: &Path, into: &Path) -> io::Result<()>;
 
     /// Clones the image of `data` (a volume's or a cut's) into the new folder `into`, writable.
     ///
     /// # Errors
-    /// The system's; `into` is then as it was.
+    /// The system's; `into` is then not there.
     fn clone_writable(&self, data: &Path, into: &Path) -> io::Result<()>;
 
-    /// Removes `data` and its image; whether it is there does not matter.
+    /// Removes `data` and its image, immutable or not; whether it is there does not matter. Blocks may be freed later.
     ///
     /// # Errors
     /// The system's.
@@ -113,52 +154,58 @@ pub struct Usage {
 /// Dropping it gives up the lock and leaves an image attached and mounted, as a killed process would; the next
 /// [`Pool::open`] finds it so. [`Pool::close`] puts it away.
 #[derive(Debug)]
-pub struct Pool(());
+pub struct Pool {
+    root: PathBuf,
+    uuid: Uuid,
+    filesystem: Arc<dyn PoolFilesystem>,
+    held: Mutex<Option<open::Held>>,
+}
+
+// === impl Pool ===
 
 impl Pool {
     /// Opens the pool, making it where nothing is there yet, and empties `making/`.
     ///
     /// # Errors
-    /// `InUse`, `Unusable`, `Unsupported`, or the system's.
+    /// `InUse`, `Unusable`, or the system's.
     pub fn open(location: &Location) -> Result<Self, PoolError> {
-        let _ = location;
-        unimplemented!()
+        open::open(location)
     }
 
     /// The pool's folder.
     #[must_use]
     pub fn root(&self) -> &Path {
-        unimplemented!()
+        &self.root
     }
 
     /// The file system's side of images and cuts.
     #[must_use]
     pub fn filesystem(&self) -> &Arc<dyn PoolFilesystem> {
-        unimplemented!()
+        &self.filesystem
     }
 
     /// The pool's identity, made once.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
-        unimplemented!()
+        self.uuid
     }
 
     /// `volumes/`
     #[must_use]
     pub fn volumes_dir(&self) -> PathBuf {
-        self.root().join("volumes")
+        self.root.join(folder::VOLUMES)
     }
 
     /// `cuts/`
     #[must_use]
     pub fn cuts_dir(&self) -> PathBuf {
-        self.root().join("cuts")
+        self.root.join(folder::CUTS)
     }
 
     /// `making/`
     #[must_use]
     pub fn making_dir(&self) -> PathBuf {
-        self.root().join("making")
+        self.root.join(folder::MAKING)
     }
 
     /// `volumes/<volume>`
@@ -178,8 +225,8 @@ impl Pool {
     /// # Errors
     /// The system's.
     pub fn make_folder(&self, name: &str) -> io::Result<PathBuf> {
-        let _ = name;
-        unimplemented!()
+        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(self.making_dir())?;
+        Ok(folder.keep())
     }
 
     /// Syncs everything in `from` (a folder in `making/`), renames it to `to` and makes that durable.
@@ -187,8 +234,8 @@ impl Pool {
     /// # Errors
     /// The system's; `AlreadyExists` where `to` is there. Only an error of the last sync leaves `to` in place.
     pub fn commit_folder(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let _ = (from, to);
-        unimplemented!()
+        tree::sync(from)?;
+        tree::rename(from, to)
     }
 
     /// Removes a folder of the pool with everything in it (subvolumes and immutable files included): durably renamed
@@ -197,8 +244,15 @@ impl Pool {
     /// # Errors
     /// The system's.
     pub fn remove_folder(&self, folder: &Path) -> io::Result<()> {
-        let _ = folder;
-        unimplemented!()
+        if folder.parent() == Some(&self.making_dir()) {
+            return tree::remove(folder);
+        }
+        let doomed = self.make_folder("removed")?;
+        let result = match tree::rename(folder, &doomed.join("folder")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        result.and(tree::remove(&doomed))
     }
 
     /// Measures the pool.
@@ -206,7 +260,11 @@ impl Pool {
     /// # Errors
     /// The system's.
     pub fn usage(&self) -> io::Result<Usage> {
-        unimplemented!()
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(Usage {
+            capacity: found.f_blocks.saturating_mul(found.f_frsize),
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+        })
     }
 
     /// Gives the pool up: releases the lock and, for an image, unmounts and detaches it. While volumes are still staged
@@ -215,6 +273,10 @@ impl Pool {
     /// # Errors
     /// The system's.
     pub fn close(&self) -> Result<(), PoolError> {
-        unimplemented!()
+        // A poisoned lock means that another close panicked: what it left is what there is to put away.
+        match self.held.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(held) => held.close(),
+            None => Ok(()),
+        }
     }
 }
