@@ -1,5 +1,9 @@
 //! Blocks: the unit of tracking, and the seams through which blocks are read and written.
 
+mod file;
+
+pub use file::{FileSource, FileTarget};
+
 use std::{fmt, io, ops};
 
 use serde::{Deserialize, Serialize};

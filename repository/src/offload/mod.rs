@@ -1,11 +1,37 @@
 //! Offload: moving the changed blocks of a cut into the repository.
+//!
+//! ```text
+//! [gather]     blocks into chunks               a pure function of what changed
+//! [scan]       reads the cut in order           a thread
+//! [transfer]   chunks into packs, packs put     hashing and compression on all cores
+//! [journal]    what is stored already           a file on the node
+//! [sample]     are unchanged blocks unchanged?
+//! [attempt]    the order of it all              intent, packs, runs, root
+//! ```
+//!
+//! # Crash consistency
+//!
+//! The intent stands before the first pack, packs before the runs that speak of them, runs before the root, and the
+//! root is created once or not at all. What an attempt leaves behind begins with its upload's id, so a collector finds it
+//! once the intent is gone. An attempt whose journal and intent both stand is continued; any other starts anew
+//! with a new upload id.
+
+mod attempt;
+mod bandwidth;
+mod dedup;
+mod gather;
+mod journal;
+mod sample;
+mod scan;
+mod transfer;
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio_util::sync::CancellationToken;
+use serde::{Deserialize, Serialize};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Repository, Result,
+    Error, Repository, Result,
     block::{BlockSource, ChangeSource},
     id::SnapshotId,
     progress::Progress,
@@ -16,7 +42,8 @@ use crate::{
 };
 
 /// What the changes are relative to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Against {
     /// Nothing: the changes are everything allocated.
     Nothing,
@@ -50,14 +77,28 @@ pub struct Request {
 impl Repository {
     /// Moves the changed blocks into the repository and commits the snapshot's root.
     ///
+    /// Calling it again for a snapshot that is committed returns its root.
+    ///
     /// # Errors
     /// `Cancelled` where a tombstone stands at the snapshot's key, `BaseGone` where the base is no longer a root,
-    /// `Tracking` where the sample of unchanged blocks found one that changed, and those of the store and image.
+    /// `Tracking` where the sample of unchanged blocks found one that changed, `Conflict` where another attempt has
+    /// taken over, `Interrupted`, and those of the store and image.
     ///
     /// # Crash consistency
     /// Intent, packs, runs, root: a crash anywhere leaves the snapshot either whole or absent.
+    ///
+    /// # Cancellation
+    /// By the token. The image is not read any more once this has returned; a future that is dropped instead gives no
+    /// such promise.
     pub async fn offload(&self, request: Request) -> Result<Root> {
-        let _ = request;
-        unimplemented!()
+        let cancel = request.cancel.clone();
+        let stop = cancel.child_token();
+        let tracker = TaskTracker::new();
+        let attempt = attempt::Attempt::new(self, request, tracker.clone(), stop.clone());
+        let result = cancel.run_until_cancelled(Box::pin(attempt.run())).await;
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
+        result.unwrap_or(Err(Error::Interrupted))
     }
 }

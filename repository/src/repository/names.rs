@@ -25,7 +25,7 @@ pub(super) fn volume_key(id: VolumeId) -> String {
     format!("{VOLUMES}{id}")
 }
 
-pub(super) fn intent_key(snapshot: SnapshotId) -> String {
+pub(crate) fn intent_key(snapshot: SnapshotId) -> String {
     format!("{UPLOADS}{snapshot}")
 }
 

@@ -32,16 +32,16 @@ pub(crate) fn plan(sizes: &[u64]) -> usize {
 }
 
 /// A walk over levels that are being merged, which yields the runs of the level that replaces them.
-pub(crate) struct Merge<'a> {
+pub(crate) struct Merge {
     view: View,
-    writer: Writer<'a>,
+    writer: Writer,
     oldest: bool,
     done: bool,
 }
 
-impl<'a> Merge<'a> {
+impl Merge {
     /// Starts merging levels, newest first; `oldest` says that none is below them.
-    pub(crate) fn new(repository: &Repository, levels: Vec<Vec<Origin>>, writer: Writer<'a>, oldest: bool) -> Self {
+    pub(crate) fn new(repository: &Repository, levels: Vec<Vec<Origin>>, writer: Writer, oldest: bool) -> Self {
         let everything = BlockRange::new(0, u64::MAX);
         Self { view: View::new(repository, levels, everything), writer, oldest, done: false }
     }
@@ -59,8 +59,9 @@ impl<'a> Merge<'a> {
             if self.oldest && segment.place == Place::Zero {
                 continue;
             }
-            if let Some(finished) = self.writer.push(&segment)? {
-                return Ok(Some(finished));
+            self.writer.push(&segment)?;
+            if self.writer.is_full() {
+                return Ok(self.writer.finish());
             }
         }
         Ok(None)

@@ -6,14 +6,13 @@ use bytes::Bytes;
 
 use super::{Extent, Index, PAGE_EXTENTS, PageEntry, Place, Segment, damaged, index, page};
 use crate::{
-    Result,
+    Repository, Result,
     block::{BlockRange, Blocks},
-    crypto::{DataKey, RunCipher, TAG_LEN},
+    crypto::{RunCipher, TAG_LEN},
     format::{self, Kind},
     id::{PackId, RunId, UploadId},
     pack::PackReference,
     record::snapshot::RunReference,
-    seam::Seams,
 };
 
 /// A run is ended at this many bytes; it is what a level holds in memory while it is written.
@@ -34,10 +33,10 @@ pub(crate) struct Finished {
 /// Turns ascending extents into the runs of one level.
 ///
 /// # Invariants
-/// Bounded by one run in memory: what [`Self::push`] returns is to be put before more is pushed.
-pub(crate) struct Writer<'a> {
-    key: &'a DataKey,
-    seams: &'a Seams,
+/// Bounded by one run in memory: once it [is full](Self::is_full) it is to be [finished](Self::finish) and put before
+/// much more is pushed.
+pub(crate) struct Writer {
+    repository: Repository,
     upload: UploadId,
     run: Option<Open>,
     data: Blocks,
@@ -54,10 +53,15 @@ struct Open {
     extents: u64,
 }
 
-impl<'a> Writer<'a> {
+impl Writer {
     /// Starts a level of an upload.
-    pub(crate) fn new(key: &'a DataKey, seams: &'a Seams, upload: UploadId) -> Self {
-        Self { key, seams, upload, run: None, data: Blocks::ZERO }
+    pub(crate) fn new(repository: &Repository, upload: UploadId) -> Self {
+        Self { repository: repository.clone(), upload, run: None, data: Blocks::ZERO }
+    }
+
+    /// The upload that the level is of.
+    pub(crate) const fn upload(&self) -> UploadId {
+        self.upload
     }
 
     /// How many blocks of data were pushed, over all runs.
@@ -65,18 +69,27 @@ impl<'a> Writer<'a> {
         self.data
     }
 
-    /// Appends an extent, which must lie behind all before it. Returns a run when one is full.
+    /// Appends an extent, which must lie behind all before it.
     ///
     /// # Errors
     /// `Corrupt` where two extents refer to one pack in different ways: one of them cannot be right.
-    pub(crate) fn push(&mut self, segment: &Segment) -> Result<Option<Finished>> {
+    pub(crate) fn push(&mut self, segment: &Segment) -> Result<()> {
         self.data += segment.data();
         let run = self.run.get_or_insert_with(|| {
-            let id = RunId::of(self.upload, self.seams.random());
-            Open::new(id, self.key.run_cipher(id))
+            let id = RunId::of(self.upload, self.repository.seams().random());
+            Open::new(id, self.repository.data_key().run_cipher(id))
         });
-        run.push(segment)?;
-        if run.is_full() { Ok(self.finish()) } else { Ok(None) }
+        run.push(segment)
+    }
+
+    /// Tells whether the run being filled has the size that runs are to have.
+    pub(crate) fn is_full(&self) -> bool {
+        self.run.as_ref().is_some_and(Open::is_full)
+    }
+
+    /// Forgets the run being filled: what it would say has been stored by an earlier attempt.
+    pub(crate) fn forget(&mut self) {
+        self.run = None;
     }
 
     /// Ends the run being filled, if there is one.

@@ -1,0 +1,379 @@
+//! The transfer: what the scan gathers is hashed, looked up, compressed, sealed into packs and put.
+//!
+//! ```text
+//! scan (a thread) ──> hash, look up, compress (all cores) ──> seal into the open pack ──> put ──> journal ──> level
+//!                     in any order, taken up in the scan's order       in order, two at a time       in order
+//! ```
+//!
+//! The image is dealt with in stretches: a stretch ends at a mark of the scan where the pack, or the list of extents, is
+//! large enough. Once its pack is stored it is written to the journal and entered in the level being built.
+//!
+//! # Invariants
+//! Memory: 32 chunks waiting, two for each core being compressed, one pack being filled and two being put, one run: about
+//! 150 MiB at most, whatever the size of the volume.
+//!
+//! # Cancellation
+//! Dropping the future aborts the puts under way; a pack that was stored nevertheless is garbage of its upload.
+
+use std::{num::NonZero, pin::Pin, sync::Arc};
+
+use futures::{StreamExt, stream::FuturesOrdered};
+use tokio::{sync::mpsc, task::JoinError};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::{
+    bandwidth::Bandwidth,
+    dedup::{Comparison, Index, Known},
+    gather::{Gathered, Gathering, Mark},
+    journal::{Entry, Journal, Stretch, add},
+};
+use crate::{
+    Error, Repository, Result,
+    block::{BLOCK_SIZE, BlockRange, Blocks},
+    id::{ChunkId, PackId, UploadId},
+    pack::{self, Compressor, Encoded, PackReference},
+    progress::Progress,
+    record::snapshot::{RunReference, SnapshotStatistics},
+    run::{self, ChunkPlace, Extent, Finished, Place},
+};
+
+/// A pack is closed at the first mark where it has this many bytes.
+const PACK_BYTES: u32 = 32 << 20;
+
+/// A pack is closed at the first mark where it has this many chunks: a mark comes every 2048 chunks at the latest.
+const PACK_CHUNKS: usize = pack::MAX_CHUNKS / 2;
+
+/// A stretch is closed at the first mark where it has this many extents.
+const STRETCH_EXTENTS: usize = 1 << 16;
+
+/// Packs being put at once.
+const PUTS: usize = 2;
+
+/// Chunks that the scan may be ahead.
+pub(super) const SCAN_AHEAD: usize = 32;
+
+/// The level being built, as far as everything before `position` has been stored.
+pub(super) struct Level {
+    /// Everything before has been dealt with.
+    pub(super) position: Blocks,
+    /// What it took.
+    pub(super) statistics: SnapshotStatistics,
+    /// Runs that are stored already.
+    pub(super) runs: Vec<RunReference>,
+    /// Takes the extents that are in none of them.
+    pub(super) writer: run::Writer,
+}
+
+impl Level {
+    /// Starts an empty one.
+    pub(super) fn new(repository: &Repository, upload: UploadId) -> Self {
+        Self {
+            position: Blocks::ZERO,
+            statistics: SnapshotStatistics::default(),
+            runs: Vec::new(),
+            writer: run::Writer::new(repository, upload),
+        }
+    }
+
+    /// Enters what is stored.
+    ///
+    /// # Errors
+    /// `Corrupt` where it contradicts what was entered before.
+    pub(super) fn enter(&mut self, entry: Entry) -> Result<()> {
+        match entry {
+            Entry::Stretch(stretch) => {
+                self.position = stretch.position;
+                add(&mut self.statistics, &stretch.statistics);
+                stretch.segments.iter().try_for_each(|segment| self.writer.push(segment))
+            }
+            Entry::Run(reference) => {
+                self.statistics.uploaded_bytes += reference.object_bytes;
+                self.runs.push(reference);
+                self.writer.forget();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the stages share.
+pub(super) struct Transfer {
+    pub(super) repository: Repository,
+    pub(super) upload: UploadId,
+    pub(super) tracker: TaskTracker,
+    pub(super) bandwidth: Arc<Bandwidth>,
+    pub(super) progress: Progress,
+    compressor: Arc<Compressor>,
+    index: Arc<Index>,
+    packs: Vec<Option<PackReference>>,
+    pack: Option<(u32, pack::Writer)>,
+    pack_bytes: u32,
+    draft: Draft,
+}
+
+/// A stretch being dealt with.
+#[derive(Default)]
+struct Draft {
+    position: Blocks,
+    statistics: SnapshotStatistics,
+    extents: Vec<Extent<u32>>,
+}
+
+/// What the cores have made of what was gathered.
+enum Prepared {
+    Chunk(PreparedChunk),
+    Zero(BlockRange),
+    Mark(Mark),
+}
+
+struct PreparedChunk {
+    id: ChunkId,
+    ranges: Vec<BlockRange>,
+    blocks: u8,
+    body: Body,
+}
+
+enum Body {
+    Encoded(Encoded),
+    /// The chunk was found, so that it was not compressed.
+    Plain(Vec<u8>),
+}
+
+type Preparing = Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>;
+
+impl Transfer {
+    pub(super) fn new(
+        repository: &Repository,
+        upload: UploadId,
+        tracker: &TaskTracker,
+        bandwidth: Bandwidth,
+        compression: Option<u8>,
+        progress: &Progress,
+    ) -> Self {
+        Self {
+            repository: repository.clone(),
+            upload,
+            tracker: tracker.clone(),
+            pack_bytes: bandwidth.object_bytes(PACK_BYTES),
+            bandwidth: Arc::new(bandwidth),
+            progress: progress.clone(),
+            compressor: Arc::new(Compressor::new(compression)),
+            index: Arc::default(),
+            packs: Vec::new(),
+            pack: None,
+            draft: Draft::default(),
+        }
+    }
+
+    /// Takes up everything the scan gathers, and stores it.
+    ///
+    /// # Errors
+    /// Those of the store, and `Corrupt` where the snapshot compared with is damaged.
+    pub(super) async fn run(
+        &mut self,
+        mut gathered: mpsc::Receiver<Gathered>,
+        mut comparison: Option<Comparison>,
+        level: &mut Level,
+        journal: &mut Journal,
+    ) -> Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let mut preparing: FuturesOrdered<Preparing> = FuturesOrdered::new();
+        let mut puts = FuturesOrdered::new();
+        let mut scanning = true;
+        self.draft.position = level.position;
+        loop {
+            tokio::select! {
+                biased;
+                Some(stretch) = puts.next() => self.stored(joined(stretch)??, level, journal).await?,
+                Some(prepared) = preparing.next(), if puts.len() < PUTS => {
+                    if self.place(prepared?) {
+                        puts.push_back(self.put_stretch());
+                    }
+                }
+                next = gathered.recv(), if scanning && preparing.len() < 2 * cores => match next {
+                    Some(gathered) => preparing.push_back(self.prepare(gathered, &mut comparison).await?),
+                    None => scanning = false,
+                },
+                else => break,
+            }
+        }
+        if self.draft.position > level.position {
+            puts.push_back(self.put_stretch());
+        }
+        while let Some(stretch) = puts.next().await {
+            self.stored(joined(stretch)??, level, journal).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts to hash and compress a chunk.
+    async fn prepare(&mut self, gathered: Gathered, comparison: &mut Option<Comparison>) -> Result<Preparing> {
+        let gathering = match gathered {
+            Gathered::Zero(range) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Zero(range))))),
+            Gathered::Mark(mark) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Mark(mark))))),
+            Gathered::Chunk(gathering) => gathering,
+        };
+        if let (Some(comparison), Some(last)) = (comparison, gathering.ranges.last()) {
+            let (repository, index, packs) = (&self.repository, &self.index, &mut self.packs);
+            comparison.advance(repository, last.end(), index, |pack| reserve(packs, Some(pack))).await?;
+        }
+        let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
+        let compressor = Arc::clone(&self.compressor);
+        let handle = self.tracker.spawn_blocking(move || {
+            let Gathering { ranges, bytes } = gathering;
+            let id = repository.data_key().chunk_id(&bytes);
+            let blocks = u8::try_from(bytes.len() as u64 / BLOCK_SIZE).expect("a chunk has at most 32 blocks");
+            let body = match index.find(&id) {
+                Some(_) => Body::Plain(bytes),
+                None => Body::Encoded(compressor.encode(bytes)),
+            };
+            Prepared::Chunk(PreparedChunk { id, ranges, blocks, body })
+        });
+        Ok(Box::pin(async { joined(handle.await) }))
+    }
+
+    /// Places what was prepared, in the scan's order; tells whether the stretch is to end here.
+    fn place(&mut self, prepared: Prepared) -> bool {
+        match prepared {
+            Prepared::Zero(range) => {
+                self.draft.extents.push(Extent { range, place: Place::Zero });
+                false
+            }
+            Prepared::Mark(mark) => {
+                // A scan that found nothing more says 0.
+                self.draft.position = self.draft.position.max(mark.position);
+                self.draft.statistics.changed_bytes += mark.changed.bytes();
+                self.draft.statistics.read_bytes += mark.read.bytes();
+                self.draft.extents.len() >= STRETCH_EXTENTS
+                    || self
+                        .pack
+                        .as_ref()
+                        .is_some_and(|(_, pack)| pack.stored_bytes() >= self.pack_bytes || pack.chunks() >= PACK_CHUNKS)
+            }
+            Prepared::Chunk(chunk) => {
+                self.place_chunk(chunk);
+                false
+            }
+        }
+    }
+
+    fn place_chunk(&mut self, chunk: PreparedChunk) {
+        let PreparedChunk { id, ranges, blocks, body } = chunk;
+        let bytes = u64::from(blocks) * BLOCK_SIZE;
+        // Looked up again: the same chunk may have been stored, or forgotten, since it was prepared.
+        let known = match self.index.find(&id) {
+            Some(known) => {
+                self.draft.statistics.deduplicated_bytes += bytes;
+                known
+            }
+            None => {
+                let encoded = match body {
+                    Body::Encoded(encoded) => encoded,
+                    Body::Plain(bytes) => self.compressor.encode(bytes),
+                };
+                let (repository, upload, packs) = (&self.repository, self.upload, &mut self.packs);
+                let (position, pack) = self.pack.get_or_insert_with(|| {
+                    let id = PackId::of(upload, repository.seams().random());
+                    (reserve(packs, None), pack::Writer::new(repository.data_key(), id))
+                });
+                let known = Known { pack: *position, ordinal: pack.push(id, blocks, encoded) };
+                self.index.insert(&id, known);
+                self.draft.statistics.stored_bytes += bytes;
+                self.draft.statistics.chunks += 1;
+                known
+            }
+        };
+        let mut skip = 0;
+        for range in ranges {
+            let place = Place::Chunk(ChunkPlace { pack: known.pack, ordinal: known.ordinal, skip });
+            self.draft.extents.push(Extent { range, place });
+            skip += u8::try_from(range.count.0).expect("a range within a chunk has at most 32 blocks");
+        }
+    }
+
+    /// Ends the stretch and starts to put its pack, if it filled one.
+    fn put_stretch(&mut self) -> AbortOnDropHandle<Result<Stretch>> {
+        let mut draft = std::mem::take(&mut self.draft);
+        self.draft.position = draft.position;
+        let object = self.pack.take().map(|(position, pack)| {
+            let (reference, bytes) = pack.finish();
+            self.packs[position as usize] = Some(reference);
+            draft.statistics.packs = 1;
+            draft.statistics.uploaded_bytes = bytes.len() as u64;
+            (reference, bytes)
+        });
+        draft.extents.sort_unstable_by_key(|extent| extent.range.first);
+        let resolve = |position: u32| self.packs[position as usize].expect("a pack is closed with its stretch");
+        let stretch = Stretch {
+            position: draft.position,
+            statistics: draft.statistics,
+            segments: draft.extents.into_iter().map(|extent| extent.map(resolve)).collect(),
+        };
+        let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
+        let progress = self.progress.clone();
+        AbortOnDropHandle::new(self.tracker.spawn(async move {
+            if let Some((reference, bytes)) = object {
+                let length = bytes.len();
+                bandwidth.acquire(length).await;
+                repository.store().put_new(&reference.key(), bytes).await?;
+                progress.add_moved(length as u64);
+            }
+            Ok(stretch)
+        }))
+    }
+
+    /// Writes down a stretch that is stored, and enters it in the level.
+    async fn stored(&mut self, stretch: Stretch, level: &mut Level, journal: &mut Journal) -> Result<()> {
+        let entry = self.append(Entry::Stretch(stretch), journal).await?;
+        level.enter(entry)?;
+        self.put_full_run(level, journal).await
+    }
+
+    /// Puts the level's run if it is full.
+    pub(super) async fn put_full_run(&self, level: &mut Level, journal: &mut Journal) -> Result<()> {
+        if level.writer.is_full() {
+            if let Some(finished) = level.writer.finish() {
+                let reference = self.put_run(finished).await?;
+                let entry = self.append(Entry::Run(reference), journal).await?;
+                level.enter(entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a run and returns how to refer to it.
+    pub(super) async fn put_run(&self, finished: Finished) -> Result<RunReference> {
+        let Finished { reference, bytes } = finished;
+        let length = bytes.len();
+        self.bandwidth.acquire(length).await;
+        self.repository.store().put_new(&run::key(reference.id), bytes).await?;
+        self.progress.add_moved(length as u64);
+        Ok(reference)
+    }
+
+    /// Appends to the journal, off the runtime: it syncs.
+    async fn append(&self, entry: Entry, journal: &mut Journal) -> Result<Entry> {
+        let mut taken = std::mem::take(journal);
+        let handle = self.tracker.spawn_blocking(move || {
+            taken.append(&entry);
+            (taken, entry)
+        });
+        let entry;
+        (*journal, entry) = joined(handle.await)?;
+        Ok(entry)
+    }
+}
+
+/// Gives a pack a position by which extents name it while they are drafted.
+fn reserve(packs: &mut Vec<Option<PackReference>>, reference: Option<PackReference>) -> u32 {
+    packs.push(reference);
+    u32::try_from(packs.len() - 1).expect("an offload meets fewer than 4 billion packs")
+}
+
+/// Takes a task's result; one that the runtime ended in its own shutdown was interrupted.
+pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T> {
+    result.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Error::Interrupted,
+    })
+}
