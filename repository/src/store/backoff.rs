@@ -1,18 +1,40 @@
-//! Waiting longer after each failure, by a random part, so that rivals do not meet again.
+//! How long to go on trying: longer after each failure, by a random part, so that rivals do not meet again.
 
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::time::{Instant, sleep};
 
-/// Attempts in all at one conditional put.
-pub(super) const ATTEMPTS: u32 = 6;
+/// Most attempts at one conditional put.
+const ATTEMPTS: u32 = 6;
+
+/// Longest to go on, whatever the attempts took: the client below has patience of its own.
+const LIMIT: Duration = Duration::from_secs(10);
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Waits after the `attempt`th failure, counted from 0: between half and all of a time that doubles.
-pub(super) async fn wait(attempt: u32) {
-    let ceiling = FIRST.saturating_mul(1 << attempt.min(16)).min(LONGEST);
-    let fraction = rand::rng().random_range(0.5..1.0);
-    tokio::time::sleep(ceiling.mul_f64(fraction)).await;
+/// What is left of the attempts at one conditional put.
+#[derive(Debug)]
+pub(super) struct Patience {
+    failures: u32,
+    start: Instant,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { failures: 0, start: Instant::now() }
+    }
+
+    /// Waits after a failure, between half and all of a time that doubles; tells whether to try again.
+    pub(super) async fn waits(&mut self) -> bool {
+        self.failures += 1;
+        if self.failures == ATTEMPTS || self.start.elapsed() > LIMIT {
+            return false;
+        }
+        let ceiling = FIRST.saturating_mul(1 << (self.failures - 1)).min(LONGEST);
+        let fraction = rand::rng().random_range(0.5..1.0);
+        sleep(ceiling.mul_f64(fraction)).await;
+        true
+    }
 }

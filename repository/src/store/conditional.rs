@@ -17,7 +17,7 @@
 use bytes::Bytes;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, UpdateVersion, path::Path};
 
-use super::{Store, backoff, failure};
+use super::{Store, backoff::Patience, failure};
 use crate::{Error, ErrorKind, Result};
 
 /// The outcome of creating an object that others may create too.
@@ -47,7 +47,7 @@ impl Store {
     /// # Errors
     /// Those of the store. After a transient one it is unknown whether the object was created.
     pub(crate) async fn create(&self, key: &str, bytes: Bytes, is_mine: impl Fn(&[u8]) -> bool) -> Result<Created> {
-        let mut attempt = 0;
+        let mut patience = Patience::new();
         loop {
             let Err(error) = self.put(key, bytes.clone(), PutMode::Create).await else { return Ok(Created::Created) };
             let error = self.undecided(key, error)?;
@@ -58,11 +58,9 @@ impl Store {
                 Err(unread) if unread.is_transient() => {}
                 Err(unread) => return Err(unread),
             }
-            attempt += 1;
-            if attempt == backoff::ATTEMPTS {
+            if !patience.waits().await {
                 return Err(error);
             }
-            backoff::wait(attempt - 1).await;
         }
     }
 
@@ -78,7 +76,7 @@ impl Store {
         version: &UpdateVersion,
         is_mine: impl Fn(&[u8]) -> bool,
     ) -> Result<UpdateVersion> {
-        let mut attempt = 0;
+        let mut patience = Patience::new();
         loop {
             let error = match self.put(key, bytes.clone(), PutMode::Update(version.clone())).await {
                 Ok(version) => return Ok(version),
@@ -92,11 +90,9 @@ impl Store {
                 Err(unread) if unread.is_transient() => {}
                 Err(unread) => return Err(unread),
             }
-            attempt += 1;
-            if attempt == backoff::ATTEMPTS {
+            if !patience.waits().await {
                 return Err(error);
             }
-            backoff::wait(attempt - 1).await;
         }
     }
 
