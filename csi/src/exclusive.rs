@@ -71,7 +71,7 @@ mod tests {
     fn a_second_call_is_aborted_until_the_first_ends() {
         let exclusive = Exclusive::default();
         let held = exclusive.hold("vol-1").unwrap();
-        let error = exclusive.clone().hold("vol-1").unwrap_err();
+        let error = exclusive.hold("vol-1").unwrap_err();
         assert_eq!(error.code(), Code::Aborted);
         assert_eq!(error.message(), "another call is working on vol-1: try again");
         let other = exclusive.hold("vol-2").unwrap();

@@ -180,7 +180,7 @@ async fn stopping_ends_calls_and_streams_with_an_answer() {
     let mut body = streaming.into_body();
     assert!(body.frame().await.unwrap().unwrap().is_data());
     assert!(futures::poll!(body.frame()).is_pending());
-    let mut waiting = Box::pin(call(&stop, || std::future::pending()));
+    let mut waiting = Box::pin(call(&stop, std::future::pending));
     assert!(futures::poll!(&mut waiting).is_pending());
 
     stop.cancel();
