@@ -101,7 +101,7 @@ pub(crate) fn rows(roots: &[Arc<Root>], volume: Option<VolumeId>) -> Vec<Row> {
             method: root.method,
         })
         .collect();
-    rows.sort_by(|a, b| (a.created_at, a.id).cmp(&(b.created_at, b.id)));
+    rows.sort_by_key(|row| (row.created_at, row.id));
     rows
 }
 

@@ -16,6 +16,8 @@ mod fill;
 mod kubelet;
 mod report;
 mod scratch;
+#[cfg(test)]
+mod scratch_tests;
 mod tree;
 mod writer;
 

@@ -5,7 +5,8 @@
 //! lies in it, file systems mounted from them or in it, loop devices on those, and so on. What belongs to others is
 //! never touched.
 //!
-//! This file depends on nothing else in the program, so that the integration tests can use it too.
+//! This file depends on nothing else in the program, so that the integration tests can use it too; its own tests are in
+//! `scratch_tests`, so that they run once.
 
 use std::{
     ffi::OsString,
@@ -25,24 +26,24 @@ pub(crate) struct Scratch {
 
 /// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
+pub(super) struct Mount {
     /// `major:minor` of the mounted file system.
-    device: String,
+    pub(super) device: String,
     /// Where it is mounted.
-    point: PathBuf,
+    pub(super) point: PathBuf,
     /// What it is mounted from; btrfs has device numbers of its own, so this is what tells.
-    source: PathBuf,
+    pub(super) source: PathBuf,
 }
 
 /// An attached loop device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Loop {
+pub(super) struct Loop {
     /// Its name, as in `loop7`.
-    name: String,
+    pub(super) name: String,
     /// `major:minor`.
-    device: String,
+    pub(super) device: String,
     /// The file it presents.
-    backing: PathBuf,
+    pub(super) backing: PathBuf,
 }
 
 impl Scratch {
@@ -83,6 +84,17 @@ impl Scratch {
         first
     }
 
+    /// Names what stands on the folder: mount points and loop devices.
+    ///
+    /// # Errors
+    /// The system's.
+    #[cfg(test)]
+    pub(crate) fn standing(&self) -> io::Result<Vec<String>> {
+        let (mounts, loops) = standing_on(&self.path, &mounts()?, &loops()?);
+        let mounts = mounts.iter().map(|mount| mount.point.display().to_string());
+        Ok(mounts.chain(loops.iter().map(|device| device.name.clone())).collect())
+    }
+
     /// Removes the folder and everything that stands on it.
     ///
     /// # Errors
@@ -118,7 +130,7 @@ fn quiet(tool: &str, arguments: &[OsString]) {
 }
 
 /// Finds what stands on a path: mounts in the order they were made, loop devices each after those it stands on.
-fn standing_on(path: &Path, mounts: &[Mount], loops: &[Loop]) -> (Vec<Mount>, Vec<Loop>) {
+pub(super) fn standing_on(path: &Path, mounts: &[Mount], loops: &[Loop]) -> (Vec<Mount>, Vec<Loop>) {
     let mut grounds = vec![path.to_owned()];
     let mut ours: Vec<Loop> = Vec::new();
     loop {
@@ -149,7 +161,7 @@ fn mounts() -> io::Result<Vec<Mount>> {
     Ok(fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(parse_mount).collect())
 }
 
-fn parse_mount(line: &[u8]) -> Option<Mount> {
+pub(super) fn parse_mount(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     // Optional fields end with a dash; the type and the source follow.
     let dash = fields.iter().position(|field| *field == b"-")?;
@@ -161,7 +173,7 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
 }
 
 /// Undoes the escapes of the mount table: a backslash and three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(super) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -201,58 +213,4 @@ fn loops() -> io::Result<Vec<Loop>> {
         });
     }
     Ok(loops)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_line_is_read_with_its_escapes() {
-        let line = br"36 35 98:0 /mnt1 /mnt/with\040space rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
-        let mount = Mount { device: "98:0".into(), point: "/mnt/with space".into(), source: "/dev/root".into() };
-        assert_eq!(parse_mount(line), Some(mount));
-        assert_eq!(parse_mount(b""), None);
-        assert_eq!(unescape(br"a\134b\0"), Path::new(r"a\b\0"));
-    }
-
-    #[test]
-    fn what_stands_on_a_folder_is_found_through_every_layer_and_nothing_else_is() {
-        let mount = |device: &str, point: &str, source: &str| Mount {
-            device: device.into(),
-            point: point.into(),
-            source: source.into(),
-        };
-        let device = |name: &str, number: &str, backing: &str| Loop {
-            name: name.into(),
-            device: number.into(),
-            backing: backing.into(),
-        };
-        let mounts = [
-            mount("8:1", "/", "/dev/vda"),
-            mount("7:9", "/other", "/dev/loop9"),
-            mount("0:40", "/run/pools/a", "/dev/loop0"),
-            mount("7:1", "/tmp/demo/staging", "/dev/loop1"),
-            mount("7:1", "/elsewhere/target", "/dev/loop1"),
-        ];
-        let loops = [
-            device("loop9", "7:9", "/tmp/demonstration/pool.img"),
-            device("loop1", "7:1", "/run/pools/a/volumes/v/data/image"),
-            device("loop0", "7:0", "/tmp/demo/pool.img"),
-        ];
-        let (found, devices) = standing_on(Path::new("/tmp/demo"), &mounts, &loops);
-        let points: Vec<_> = found.iter().map(|mount| mount.point.to_str().expect("it is text")).collect();
-        assert_eq!(points, ["/run/pools/a", "/tmp/demo/staging", "/elsewhere/target"]);
-        let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).collect();
-        assert_eq!(names, ["loop0", "loop1"]);
-    }
-
-    #[test]
-    fn the_folder_is_gone_when_dropped() {
-        let scratch = Scratch::new("varve-scratch-").expect("a folder can be made");
-        let path = scratch.path().to_owned();
-        fs::write(path.join("file"), "content").expect("a file can be written");
-        drop(scratch);
-        assert!(!path.exists());
-    }
 }

@@ -1,0 +1,37 @@
+# What a person does with this project, each as one word. `make` lists them.
+
+# Versions of the tools that tests run; `make tools` builds them into target/tools/bin.
+CSI_SANITY := v5.6.0
+VERSITYGW  := v1.8.0
+
+ARGS ?=
+
+.PHONY: help demo test lint audit tools clean
+
+help: ## list what can be done
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## show the whole thing on this machine, in a minute or two (ARGS="--data FOLDER --output json")
+	@scripts/packages xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 util-linux:losetup
+	@cargo build --release --locked --bin varve
+	@cargo run --release --locked --quiet --bin varve -- demo $(ARGS)
+
+test: tools ## run everything that must hold: format, lints, unit, property, privileged and conformance tests
+	@scripts/test
+
+lint: ## check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+audit: ## check licences, sources and advisories of every dependency; installs cargo-deny where it is missing
+	@command -v cargo-deny >/dev/null || { echo 'installing cargo-deny: this takes some minutes'; cargo install --locked cargo-deny; }
+	cargo deny --locked check
+
+tools: ## install what the tests need
+	@scripts/packages xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 util-linux:losetup \
+		fio:fio sqlite3:sqlite3
+	@scripts/go-tool github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity $(CSI_SANITY)
+	@scripts/go-tool github.com/versity/versitygw/cmd/versitygw $(VERSITYGW)
+
+clean: ## remove everything that was built
+	cargo clean
