@@ -134,7 +134,7 @@ impl Agent {
     ///
     /// # Errors
     /// `Stopping` once the agent is being stopped.
-    fn enter(&self) -> Result<TaskTrackerToken> {
+    pub(crate) fn enter(&self) -> Result<TaskTrackerToken> {
         // In this order: either `stop` sees the token and waits for it, or it is seen here.
         let token = self.0.tasks.token();
         if self.0.stop.is_cancelled() { Err(Error::Stopping) } else { Ok(token) }

@@ -67,8 +67,9 @@ impl Agent {
             let message = chain(&error);
             match self.judge(cut, &error, &backoff, by_content) {
                 Verdict::Leave => return,
-                Verdict::Again => {
-                    tracing::info!(snapshot = %cut.id(), message, "the base went away: another is chosen")
+                Verdict::Again if again < AGAIN => {
+                    again += 1;
+                    tracing::info!(snapshot = %cut.id(), message, "the base went away: another is chosen");
                 }
                 Verdict::Distrust => {
                     tracing::error!(

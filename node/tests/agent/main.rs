@@ -1,0 +1,9 @@
+//! The agent on real pools: XFS and btrfs in files, loop devices, mounted file systems, a repository. Needs root.
+
+mod fixture;
+mod gate;
+mod group;
+mod image;
+mod offload;
+mod restart;
+mod restore;

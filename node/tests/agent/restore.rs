@@ -1,0 +1,76 @@
+//! Filling images from snapshots.
+
+use std::fs;
+
+use tonic::Code;
+use varve_node::pool::Kind;
+use varve_repository::record::snapshot::Method;
+
+use crate::fixture::{BLOCK, MIB, Site, fails_with, write};
+
+crate::on_both_pools!(
+    invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool,
+    a_snapshot_that_is_here_is_cloned,
+);
+
+async fn invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    let image = node.volume(site.volume("one")).image();
+    write(&image, 0, 1, 3 * MIB);
+    write(&image, 50 * MIB, 2, MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    write(&image, MIB, 3, MIB);
+    node.back_up(site.wanted_cuts(&[("s2", "one")], 0)).await;
+    let original = fs::read(&image).expect("read");
+    node.stop().await;
+
+    let other = site.node("b").await;
+    fails_with(other.create(site.wanted_from("small", 32 * MIB, "s2")).await, Code::OutOfRange);
+    // Two volumes at once: the second one clones what the first one fetched.
+    let (two, three) = tokio::join!(
+        other.create(site.wanted_from("two", 64 * MIB, "s2")),
+        other.create(site.wanted_from("three", 80 * MIB, "s2"))
+    );
+    two.and(three).expect("restored");
+    let restored = other.volume(site.volume("two")).image();
+    assert!(fs::read(&restored).expect("read") == original, "byte for byte");
+    let longer = fs::read(other.volume(site.volume("three")).image()).expect("read");
+    assert_eq!(longer.len() as u64, 80 * MIB);
+    assert!(longer.starts_with(&original), "byte for byte");
+
+    // The first snapshot after a restore sends only what changed since.
+    for (volume, snapshot) in [("two", "s3"), ("three", "s4")] {
+        write(&other.volume(site.volume(volume)).image(), 10 * MIB, 4, 2 * BLOCK);
+        other.back_up(site.wanted_cuts(&[(snapshot, volume)], 0)).await;
+        let root = site.root(snapshot).await;
+        assert_eq!((root.method, root.base), (Method::Incremental, Some(site.snapshot("s2"))), "{volume}");
+        assert_eq!(root.statistics.changed_bytes, 2 * BLOCK, "{volume}");
+    }
+    other.gone(site.snapshot("s2")).await;
+    assert_eq!(fs::read_dir(other.agent.pool().making_dir()).expect("listed").count(), 0, "nothing is left");
+}
+
+async fn a_snapshot_that_is_here_is_cloned(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    let image = node.volume(site.volume("one")).image();
+    write(&image, 0, 1, MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    let original = fs::read(&image).expect("read");
+    write(&image, 0, 9, MIB);
+    node.create(site.wanted_from("two", 64 * MIB, "s1")).await.expect("cloned");
+    let clone = node.volume(site.volume("two")).image();
+    assert!(fs::read(&clone).expect("read") == original, "byte for byte");
+
+    // The volume that the snapshot is of goes on; the clone's base stays for as long as it is needed.
+    node.back_up(site.wanted_cuts(&[("s2", "one")], 0)).await;
+    node.delete(site.volume("one")).await.expect("deleted");
+    write(&clone, 5 * MIB, 2, BLOCK);
+    node.back_up(site.wanted_cuts(&[("s3", "two")], 0)).await;
+    let root = site.root("s3").await;
+    assert_eq!((root.base, root.statistics.changed_bytes), (Some(site.snapshot("s1")), BLOCK));
+    node.gone(site.snapshot("s1")).await;
+}
