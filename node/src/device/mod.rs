@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sys::{Context, loops};
+use crate::sys::{self, Context, loops};
 
 mod list;
 mod node;
@@ -192,6 +192,17 @@ impl LoopDevice {
         let path = self.path();
         let node = self.open()?.ok_or(ErrorKind::NotFound).during("resize", &path)?;
         loops::refresh_size(&node).during("resize", &path)
+    }
+
+    /// Makes the device refuse writers, or take them again. The kernel keeps that with the device's number, beyond a
+    /// [`detach`](Self::detach).
+    ///
+    /// # Errors
+    /// The system's; `NotFound` where the image is not attached to it any more.
+    pub fn set_read_only(self, read_only: bool) -> io::Result<()> {
+        let path = self.path();
+        let node = self.open()?.ok_or(ErrorKind::NotFound).during("set the access of", &path)?;
+        sys::block::set_read_only(&node, read_only).during("set the access of", &path)
     }
 
     /// Returns the device's size in bytes.

@@ -1,4 +1,4 @@
-//! Block devices: `BLKFLSBUF`, `BLKDISCARD` and `BLKGETSIZE64` of linux/fs.h.
+//! Block devices: `BLKROSET`, `BLKFLSBUF`, `BLKDISCARD` and `BLKGETSIZE64` of linux/fs.h.
 
 use std::{io, os::fd::AsFd};
 
@@ -39,7 +39,19 @@ pub fn discard(device: &impl AsFd, offset: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a block device refuse writers, or take them again. Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// The system's.
+pub fn set_read_only(device: &impl AsFd, read_only: bool) -> io::Result<()> {
+    let value = i32::from(read_only);
+    // SAFETY: the kernel reads one int through the pointer, which stays valid for the call.
+    unsafe { request::set_read_only(raw(device), &raw const value) }?;
+    Ok(())
+}
+
 mod request {
+    nix::ioctl_write_ptr_bad!(set_read_only, nix::request_code_none!(0x12, 93), i32);
     nix::ioctl_none!(flush, 0x12, 97);
     nix::ioctl_read!(size, 0x12, 114, u64);
     nix::ioctl_write_ptr_bad!(discard, nix::request_code_none!(0x12, 119), u64);
