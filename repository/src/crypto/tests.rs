@@ -95,6 +95,20 @@ fn a_slot_opens_with_its_master_key_and_repository_alone() {
 }
 
 #[test]
+fn golden_slot() {
+    let seams = fixed::seams(2);
+    let master = MasterKey::generate(&*seams.entropy);
+    let slot = KeySlot::seal(&data_key(), &master, Uuid::from_u128(1), &seams);
+    let expected = concat!(
+        r#"{"salt":"754b983c99190e0e520a2ce201623d2a9cf8c33ec48ec92f3645a5d56637c0a5","#,
+        r#""nonce":"a26cdb3560bf57a0eb52c602","#,
+        r#""sealed_key":"f7be2c49a8786817e817f7bf64b4983242a74022b1774b123f832f99dd9763057f343ada82b42bec012c3084b3b660d4","#,
+        r#""created_at":"2026-01-02T03:04:05Z"}"#,
+    );
+    assert_eq!(serde_json::to_string(&slot).unwrap(), expected);
+}
+
+#[test]
 fn names_of_different_kinds_never_share_an_id() {
     let key = data_key();
     let volume = key.volume_id("a");

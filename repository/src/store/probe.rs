@@ -24,7 +24,7 @@ impl Store {
     pub(crate) async fn probe(&self, seams: &Seams) -> Result<()> {
         let key = format!("{FOLDER}{}", hex::encode(seams.random::<16>()));
         let probed = self.probe_at(&key).await;
-        let deleted = self.delete(&key).await;
+        let deleted = self.delete_many(vec![key.clone()]).await;
         probed.map_err(|error| match error {
             Error::Store { kind: ErrorKind::Unsupported, ref source, .. } => self.unfit(&source.to_string()),
             error => error,

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,9 @@ use super::sync_parent;
 
 const STAGING_LOCK: &str = ".staging#0";
 const UPDATE_LOCK: &str = ".update#0";
+
+/// Mode of every file: the owner's alone, as the folder is.
+const FILE_MODE: u32 = 0o600;
 
 /// How deep objects lie below the folder: `snapshots/<snapshot>`.
 const DEPTH: usize = 2;
@@ -48,7 +52,7 @@ impl Lock {
 }
 
 fn open(path: &Path) -> io::Result<fs::File> {
-    fs::File::options().create(true).truncate(false).write(true).open(path)
+    fs::File::options().create(true).truncate(false).write(true).mode(FILE_MODE).open(path)
 }
 
 /// A file that is written, synced and not yet named; removed when dropped without having been.
@@ -64,7 +68,7 @@ impl Staged {
             let mut name = target.as_os_str().to_owned();
             name.push(format!("#{}", rand::rng().random::<u64>()));
             let path = PathBuf::from(name);
-            match fs::File::create_new(&path) {
+            match fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(&path) {
                 Ok(file) => break (Self { path }, file),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),

@@ -61,6 +61,7 @@ async fn nothing_staged_is_left_by_a_put_that_fails_or_succeeds() {
     let stale = PutMode::Update(UpdateVersion { e_tag: Some("stale".into()), version: None });
     assert!(matches!(folder.put_opts(&key, "two".into(), stale.into()).await, Err(Error::Precondition { .. })));
     assert_eq!(names(&folder.root.join("snapshots")), ["a"]);
+    assert_eq!(fs::metadata(folder.root.join("snapshots/a")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(folder.get(&key).await.unwrap().bytes().await.unwrap(), "one");
 }
 
