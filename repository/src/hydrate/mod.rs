@@ -1,26 +1,54 @@
 //! Hydrate: filling an image from the repository.
+//!
+//! ```text
+//! [run::view]  what the snapshot holds, in ascending order
+//! [plan]       windows of it, grouped into reads of packs
+//! [fetch]      reads, several at once: verified, opened, written
+//! ```
+//!
+//! # Invariants
+//! No byte reaches the target before its chunk has matched its id, the chunk's place the pack's table, the table the run,
+//! and the run the root. Memory: the reads under way and the tables kept, some 64 MiB at most, whatever the size of the
+//! volume.
 
-use std::sync::Arc;
+mod fetch;
+mod plan;
 
+use std::{io, sync::Arc};
+
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Repository, Result, block::BlockTarget, progress::Progress, record::snapshot::Root};
+use crate::{
+    Error, Repository, Result, block::BlockTarget, pack::TableCache, progress::Progress, record::snapshot::Root,
+    run::View,
+};
+use fetch::Fetcher;
+use plan::Planner;
+
+/// Reads under way at once.
+const FETCHES: usize = 8;
 
 /// What a hydration moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Bytes written to the target.
     pub written_bytes: u64,
-    /// Bytes fetched from the store.
+    /// Bytes of packs fetched from the store.
     pub fetched_bytes: u64,
 }
 
 impl Repository {
-    /// Writes every block that is not zero of a snapshot to the target, each verified before it is written.
+    /// Writes every block that is not zero of a snapshot to the target, each verified before it is written, and makes
+    /// it durable.
     ///
     /// # Errors
     /// `Corrupt` naming the damaged object, `Interrupted`, and those of the store and the target. The target then
     /// holds a part of the snapshot and is to be thrown away.
+    ///
+    /// # Cancellation
+    /// By the token. The target is not written any more once this has returned; a future that is dropped instead gives
+    /// no such promise.
     pub async fn hydrate(
         &self,
         root: &Root,
@@ -28,7 +56,87 @@ impl Repository {
         progress: Progress,
         cancel: CancellationToken,
     ) -> Result<Statistics> {
-        let _ = (root, target, progress, cancel);
-        unimplemented!()
+        progress.set_total(root.statistics.data_bytes);
+        let stop = cancel.child_token();
+        let fetcher = Arc::new(Fetcher {
+            repository: self.clone(),
+            target: Arc::clone(&target),
+            progress: progress.clone(),
+            stop: stop.clone(),
+        });
+        let mut fetches = JoinSet::new();
+        let work = cancel.run_until_cancelled(Box::pin(self.fetch_all(root, &fetcher, &mut fetches)));
+        let mut result = work.await.unwrap_or(Err(Error::Interrupted));
+        if result.is_err() {
+            stop.cancel();
+        }
+        // Waited for in any case: a write that is under way goes on whatever becomes of its future.
+        while let Some(fetched) = fetches.join_next().await {
+            match (&mut result, joined(fetched)) {
+                (Ok(total), Ok(statistics)) => add(total, statistics),
+                (Ok(_), Err(error)) => result = Err(error),
+                (Err(_), _) => {}
+            }
+            if result.is_err() {
+                stop.cancel();
+            }
+        }
+        if cancel.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        let statistics = result?;
+        let sync = move || target.sync();
+        blocking(sync, "making the image durable").await?;
+        progress.set_total(statistics.written_bytes);
+        Ok(statistics)
     }
+
+    /// Plans and starts all reads; on return the last ones are still under way.
+    async fn fetch_all(
+        &self,
+        root: &Root,
+        fetcher: &Arc<Fetcher>,
+        fetches: &mut JoinSet<Result<Statistics>>,
+    ) -> Result<Statistics> {
+        let mut statistics = Statistics::default();
+        let tables = TableCache::default();
+        let mut planner = Planner::new(self, View::whole(self, root), &tables);
+        loop {
+            let reads = planner.next_window().await?;
+            if reads.is_empty() {
+                return Ok(statistics);
+            }
+            for read in reads {
+                while fetches.len() >= FETCHES {
+                    if let Some(fetched) = fetches.join_next().await {
+                        add(&mut statistics, joined(fetched)?);
+                    }
+                }
+                let fetcher = Arc::clone(fetcher);
+                fetches.spawn(async move { fetcher.fetch(read).await });
+            }
+        }
+    }
+}
+
+fn add(total: &mut Statistics, more: Statistics) {
+    total.written_bytes += more.written_bytes;
+    total.fetched_bytes += more.fetched_bytes;
+}
+
+/// Runs what blocks off the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    what: &'static str,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    joined(done.map(|done| done.map_err(|source| Error::Local { what: what.into(), source })))
+}
+
+/// Takes a task's result; one that the runtime ended in its own shutdown was interrupted.
+fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Error::Interrupted),
+    })
 }

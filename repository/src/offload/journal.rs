@@ -225,19 +225,17 @@ fn write_frame(file: &mut File, payload: &[u8]) -> io::Result<()> {
 /// Reads the next frame's payload; `None` where the file ends, or what follows was not written whole.
 fn read_frame(file: &mut File) -> io::Result<Option<Vec<u8>>> {
     let mut head = [0; 36];
-    let mut payload = Vec::new();
-    let read = file.read_exact(&mut head).and_then(|()| {
-        let [a, b, c, d, ..] = head;
-        let length = u64::from(u32::from_le_bytes([a, b, c, d]));
-        // Grows with what is there, not with what the length claims.
-        file.take(length).read_to_end(&mut payload)
-    });
-    match read {
-        Ok(_) if blake3::hash(&payload).as_bytes()[..] == head[4..] => Ok(Some(payload)),
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
+    match file.read_exact(&mut head) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
     }
+    let [a, b, c, d, ..] = head;
+    let length = u32::from_le_bytes([a, b, c, d]);
+    // Grows with what is there, not with what the length claims.
+    let mut payload = Vec::new();
+    file.take(length.into()).read_to_end(&mut payload)?;
+    let whole = u32::try_from(payload.len()) == Ok(length);
+    Ok((whole && blake3::hash(&payload).as_bytes()[..] == head[4..]).then_some(payload))
 }
 
 fn encode(entry: &Entry) -> io::Result<Vec<u8>> {

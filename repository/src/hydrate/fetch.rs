@@ -1,0 +1,108 @@
+//! Fetching: one read of a pack, its chunks verified and written.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Statistics, joined, plan::Read};
+use crate::{
+    Error, Repository, Result,
+    block::{BLOCK_SIZE, BlockTarget, Blocks},
+    pack::Opener,
+    progress::Progress,
+};
+
+/// Blocks that follow one another are written together up to this many bytes.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What all reads share.
+pub(super) struct Fetcher {
+    pub(super) repository: Repository,
+    pub(super) target: Arc<dyn BlockTarget>,
+    pub(super) progress: Progress,
+    /// Heeded before every chunk.
+    pub(super) stop: CancellationToken,
+}
+
+impl Fetcher {
+    /// Fetches, verifies and writes.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the pack, `Interrupted`, and those of the store and the target.
+    pub(super) async fn fetch(self: Arc<Self>, read: Read) -> Result<Statistics> {
+        let (Some(first), Some(last)) = (read.chunks.first(), read.chunks.last()) else {
+            return Ok(Statistics::default());
+        };
+        let range = first.entry.offset.into()..last.entry.end().into();
+        let key = read.pack.key();
+        let get = self.stop.run_until_cancelled(self.repository.store().get_range(&key, range));
+        let bytes = get.await.unwrap_or(Err(Error::Interrupted))?;
+        self.progress.add_moved(bytes.len() as u64);
+        let written = tokio::task::spawn_blocking(move || self.write(&read, &bytes));
+        joined(written.await)
+    }
+
+    /// Verifies every chunk and writes what is wanted of it; blocking.
+    fn write(&self, read: &Read, fetched: &[u8]) -> Result<Statistics> {
+        let key = self.repository.data_key();
+        let opener = Opener::new(key, read.pack);
+        let mut statistics = Statistics { written_bytes: 0, fetched_bytes: fetched.len() as u64 };
+        let mut pending = Pending { fetcher: self, first: Blocks::ZERO, bytes: Vec::new() };
+        let start = read.chunks.first().map_or(0, |chunk| chunk.entry.offset);
+        for chunk in &read.chunks {
+            if self.stop.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            let sealed = slice(fetched, chunk.entry.offset - start, chunk.entry.stored);
+            let sealed = sealed.ok_or_else(|| read.pack.damaged("it was not read whole"))?;
+            let plain = opener.open(key, chunk.ordinal, &chunk.entry, sealed)?;
+            for piece in &chunk.pieces {
+                let (skipped, length) = (Blocks(piece.skip.into()).bytes(), piece.range.count.bytes());
+                let piece_bytes = usize::try_from(skipped).ok().zip(usize::try_from(length).ok());
+                let bytes = piece_bytes.and_then(|(skipped, length)| plain.get(skipped..)?.get(..length));
+                let bytes = bytes.ok_or_else(|| read.pack.damaged("a chunk has fewer blocks than are wanted of it"))?;
+                pending.push(piece.range.first, bytes)?;
+                statistics.written_bytes += length;
+            }
+        }
+        pending.flush()?;
+        Ok(statistics)
+    }
+}
+
+fn slice(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
+    bytes.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(length).ok()?)
+}
+
+/// Blocks that are verified and not yet written.
+struct Pending<'a> {
+    fetcher: &'a Fetcher,
+    first: Blocks,
+    bytes: Vec<u8>,
+}
+
+impl Pending<'_> {
+    fn push(&mut self, first: Blocks, bytes: &[u8]) -> Result<()> {
+        let end = self.first + Blocks(self.bytes.len() as u64 / BLOCK_SIZE);
+        if first != end || self.bytes.len() + bytes.len() > WRITE_BYTES {
+            self.flush()?;
+            self.first = first;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let (first, length) = (self.first, self.bytes.len() as u64);
+        self.fetcher.target.write(first, &self.bytes).map_err(|source| Error::Local {
+            what: format!("writing {length} bytes of the image at block {first}"),
+            source,
+        })?;
+        self.fetcher.progress.add_done(length);
+        self.bytes.clear();
+        Ok(())
+    }
+}
