@@ -1,0 +1,124 @@
+//! Loop devices: attached without races, found again, detached for good. Needs root.
+
+mod fixtures;
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::ErrorKind,
+    os::unix::fs::{FileExt, symlink},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use fixtures::{BLOCK, Disk, MIB, folder};
+use varve_node::{
+    device::{Attached, LoopDevice, Options, all_below},
+    filesystem::{self, Filesystem},
+};
+
+fn sparse(folder: &Path, name: &str, bytes: u64) -> PathBuf {
+    let file = folder.join(name);
+    File::create_new(&file).and_then(|file| file.set_len(bytes)).unwrap();
+    file
+}
+
+#[test]
+fn many_images_attached_at_once_get_a_device_each() {
+    let folder = folder();
+    let images: Vec<PathBuf> = (0..16).map(|index| sparse(folder.path(), &format!("{index}"), MIB)).collect();
+    let attached: Vec<Attached> = thread::scope(|scope| {
+        let threads: Vec<_> =
+            images.iter().map(|image| scope.spawn(|| Attached::new(image, Options::default()).unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let devices: HashSet<LoopDevice> = attached.iter().map(Attached::device).collect();
+    assert_eq!(devices.len(), 16);
+    for (image, attached) in images.iter().zip(&attached) {
+        assert_eq!(LoopDevice::find(image).unwrap(), Some(attached.device()));
+        assert_eq!(attached.device().size().unwrap(), MIB);
+    }
+    assert_eq!(all_below(folder.path()).unwrap().len(), 16);
+    drop(attached);
+    assert_eq!(all_below(folder.path()).unwrap(), []);
+}
+
+#[test]
+fn an_image_is_found_whatever_it_is_called() {
+    let folder = folder();
+    let image = sparse(folder.path(), "image", MIB);
+    assert_eq!(LoopDevice::find(&image).unwrap(), None);
+    let device = LoopDevice::attach_or_find(&image, Options::default()).unwrap();
+    assert_eq!(LoopDevice::attach_or_find(&image, Options::default()).unwrap(), device);
+    symlink(&image, folder.path().join("link")).unwrap();
+    fs::hard_link(&image, folder.path().join("other name")).unwrap();
+    assert_eq!(LoopDevice::find(&folder.path().join("link")).unwrap(), Some(device));
+    assert_eq!(LoopDevice::find(&folder.path().join("other name")).unwrap(), Some(device));
+    let renamed = folder.path().join("renamed");
+    fs::rename(&image, &renamed).unwrap();
+    assert_eq!(LoopDevice::find(&renamed).unwrap(), Some(device));
+    assert_eq!(all_below(folder.path()).unwrap(), [(device, renamed.canonicalize().unwrap())]);
+    fs::remove_file(&renamed).unwrap();
+    assert_eq!(LoopDevice::find(&folder.path().join("other name")).unwrap(), Some(device));
+    assert_eq!(LoopDevice::find(&image).unwrap_err().kind(), ErrorKind::NotFound);
+    device.detach().unwrap();
+    assert!(!device.is_attached().unwrap());
+}
+
+#[test]
+fn detaching_is_idempotent_and_never_hits_another_image() {
+    let folder = folder();
+    let first = sparse(folder.path(), "first", MIB);
+    let stale = LoopDevice::attach(&first, Options::default()).unwrap();
+    stale.detach().unwrap();
+    stale.detach().unwrap();
+    // Take numbers until the stale one is given out again.
+    let mut others = Vec::new();
+    while !others.iter().any(|other: &Attached| other.path() == stale.path()) {
+        assert!(others.len() < 64, "the number does not come back");
+        let image = sparse(folder.path(), &format!("other-{}", others.len()), MIB);
+        others.push(Attached::new(&image, Options::default()).unwrap());
+    }
+    stale.detach().unwrap();
+    assert!(!stale.is_attached().unwrap());
+    assert!(others.iter().all(|other| other.device().is_attached().unwrap()));
+    assert_eq!(stale.refresh_size().unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_device_in_use_says_so_and_goes_when_it_is_let_go() {
+    let disk = Disk::formatted(64 * MIB, Filesystem::Ext4);
+    let device = disk.attached.device();
+    let mounted = disk.mount(Filesystem::Ext4, "m");
+    assert_eq!(device.detach().unwrap_err().kind(), ErrorKind::ResourceBusy);
+    fs::write(mounted.0.join("file"), "still writable").unwrap();
+    drop(mounted);
+    device.detach().unwrap();
+    assert!(!device.is_attached().unwrap());
+    assert_eq!(LoopDevice::find(&disk.file).unwrap(), None);
+}
+
+#[test]
+fn the_size_follows_the_image() {
+    let disk = Disk::new(16 * MIB);
+    let device = disk.attached.device();
+    File::options().write(true).open(&disk.file).unwrap().set_len(24 * MIB).unwrap();
+    assert_eq!(device.size().unwrap(), 16 * MIB);
+    device.refresh_size().unwrap();
+    assert_eq!(device.size().unwrap(), 24 * MIB);
+    assert_eq!(varve_node::sys::block::size(&File::open(device.path()).unwrap()).unwrap(), 24 * MIB);
+}
+
+#[test]
+fn a_read_only_device_refuses_writes_and_blocks_have_4096_bytes() {
+    let folder = folder();
+    let image = sparse(folder.path(), "image", MIB);
+    let attached = Attached::new(&image, Options { read_only: true, ..Options::default() }).unwrap();
+    let device = File::open(attached.path()).unwrap();
+    assert_eq!(u64::from(rustix::fs::ioctl_blksszget(&device).unwrap()), BLOCK);
+    let error = match File::options().write(true).open(attached.path()) {
+        Ok(device) => device.write_at(&[1; 4096], 0).unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem), "{error}");
+}
