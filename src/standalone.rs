@@ -38,7 +38,6 @@ use varve_proto::{
         identity_server::IdentityServer, node_server::NodeServer,
     },
 };
-use varve_repository::Repository;
 
 use crate::{
     arguments::Standalone,
@@ -63,22 +62,22 @@ pub(crate) async fn run(arguments: Standalone) -> anyhow::Result<()> {
     let repository = repository::open_or_init(&settings.access).await?;
     let location = settings.node.pool.clone();
     let pool = spawn_blocking(move || Pool::open(&location)).await?.context("opening the pool")?;
-    let result = serve(&settings, &endpoint, pool.clone(), repository, shutdown).await;
-    let closed = spawn_blocking(move || pool.close()).await?.context("closing the pool");
-    result.and(closed)?;
+    let agent = Agent::start(settings.node.clone(), pool, repository).await.context("starting the agent")?;
+    let served = serve(&settings, &endpoint, &agent, shutdown).await;
+    let closed = spawn_blocking(move || agent.pool().close()).await?.context("closing the pool");
+    served.and(closed)?;
     tracing::info!("ended");
     Ok(())
 }
 
-/// Puts the services together on an open pool and serves them.
+/// Puts the services together around the agent, serves them, and stops the agent.
 async fn serve(
     settings: &Settings,
     endpoint: &Endpoint,
-    pool: Pool,
-    repository: Repository,
+    agent: &Agent,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let agent = Agent::start(settings.node.clone(), pool, repository.clone()).await.context("starting the agent")?;
+    let repository = agent.repository();
     let unlink = CancellationToken::new();
     let (channel, link) = link::link(Routes::new(AgentServer::new(agent.clone())), unlink.clone());
     let nodes = Arc::new(Fixed::new(settings.node.node_id.clone(), channel));
@@ -107,7 +106,9 @@ async fn serve(
     if timeout(LINK_GRACE, link).await.is_err() {
         tracing::warn!("the link to the agent did not end in time");
     }
-    inspection.await?;
+    if let Err(error) = inspection.await {
+        tracing::error!(%error, "the inspection of the repository ended too early");
+    }
     Ok(served?)
 }
 

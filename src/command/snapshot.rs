@@ -1,6 +1,6 @@
 //! `varve snapshot list`, `show`, `create`, `delete` and `restore`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{anyhow, bail};
 use comfy_table::Table;
@@ -161,7 +161,7 @@ fn show(root: &Root) -> Table {
         ("uploaded", bytes(statistics.uploaded_bytes)),
         ("runs", root.runs.len().to_string()),
         ("frozen", if description.frozen { "yes" } else { "no, it was not mounted" }.to_owned()),
-        ("pause", millis(pause_millis(root))),
+        ("pause", millis(pause(root).as_secs_f64() * 1000.0)),
         ("offload", format!("{} ms", statistics.offload_millis)),
     ]);
     if let Some(group) = description.group {
@@ -173,9 +173,9 @@ fn show(root: &Root) -> Table {
     table
 }
 
-/// How long writers were held at the cut, in milliseconds.
-pub(crate) fn pause_millis(root: &Root) -> f64 {
-    std::time::Duration::from_nanos(root.description.pause_nanos).as_secs_f64() * 1000.0
+/// How long writers were held at the cut.
+pub(crate) fn pause(root: &Root) -> Duration {
+    Duration::from_nanos(root.description.pause_nanos)
 }
 
 fn method(method: Method) -> &'static str {

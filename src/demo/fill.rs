@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{interrupted, tree};
 
+/// Size of the sparse file among the oddities, in bytes.
+const SPARSE: u64 = 64 << 20;
 /// Most files, folders and links that are taken.
 const MOST_ENTRIES: usize = 200_000;
 
@@ -161,8 +163,8 @@ pub(super) fn oddities(folder: &Path) -> io::Result<()> {
     fs::write(at("attributed"), "a file with an attribute")?;
     lsetxattr(at("attributed"), "user.varve.demo", b"a value", XattrFlags::empty())?;
     let sparse = fs::File::create(at("sparse"))?;
-    sparse.set_len(1 << 30)?;
-    std::os::unix::fs::FileExt::write_all_at(&sparse, b"far behind a hole", (1 << 30) - 17)?;
+    sparse.set_len(SPARSE)?;
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"far behind a hole", SPARSE - 17)?;
     fs::write(at("old"), "a file from before the epoch")?;
     let long_ago = Timespec { tv_sec: -86_400, tv_nsec: 123_456_789 };
     let times = Timestamps { last_access: long_ago, last_modification: long_ago };

@@ -180,10 +180,10 @@ impl Play {
         let restored_one = self.restore(&kubelet, &one, volume_bytes, None).await?;
         let restored_two = self.restore(&kubelet, &two, volume_bytes, Some(&mut writer)).await?;
         self.narrator.say("");
-        let restore_ms = restored_one.restore_ms + restored_two.restore_ms;
+        let restore_ms = in_millis(restored_one.restore + restored_two.restore);
         let snapshots = vec![
-            SnapshotReport::new(&roots[0], in_millis(one.cut), restored_one),
-            SnapshotReport::new(&roots[1], in_millis(two.cut), restored_two),
+            SnapshotReport::new(&roots[0], one.cut, restored_one),
+            SnapshotReport::new(&roots[1], two.cut, restored_two),
         ];
         Ok(Report {
             identical: snapshots.iter().all(SnapshotReport::identical),
@@ -361,9 +361,9 @@ impl Play {
     ) -> anyhow::Result<Comparison> {
         let started = Instant::now();
         let id = kubelet.provision(&format!("pvc-restored-{}", taken.name), volume_bytes, Some(&taken.id)).await?;
-        let restore_ms = in_millis(started.elapsed());
+        let restore = started.elapsed();
         let volume = kubelet.mount(&id).await?;
-        self.narrator.say(format_args!("snapshot {} is restored after {}", taken.name, millis(restore_ms)));
+        self.narrator.say(format_args!("snapshot {} is restored after {}", taken.name, millis(in_millis(restore))));
         let target = volume.path().to_owned();
         let restored = self.on_files(move |stop| Tree::record(&target, Path::new(LOG), stop)).await?;
         let mut differences = taken.tree.differences(&restored);
@@ -381,7 +381,7 @@ impl Play {
             if differences.is_empty() { "identical".to_owned() } else { format!("{} DIFFER", differences.len()) }
         ));
         kubelet.discard(volume).await?;
-        Ok(Comparison { compared: restored.len(), differences, restore_ms })
+        Ok(Comparison { compared: restored.len(), differences, restore })
     }
 
     /// Runs work on files off the runtime; it is waited for at the end, even when nobody waits for its result.
@@ -469,6 +469,7 @@ async fn root(repository: &Repository, taken: &Taken) -> anyhow::Result<Box<Root
     }
 }
 
+/// A duration in milliseconds, to the microsecond.
 fn in_millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

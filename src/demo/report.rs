@@ -1,12 +1,14 @@
 //! What a demo found: the table at its end, or the one JSON object.
 
+use std::time::Duration;
+
 use comfy_table::Table;
 use serde::Serialize;
 use varve_repository::record::snapshot::{Method, Root};
 
-use super::change::Changes;
+use super::{change::Changes, in_millis};
 use crate::{
-    command::snapshot::pause_millis,
+    command::snapshot::pause,
     output::properties,
     quantity::{bytes, millis},
 };
@@ -75,13 +77,13 @@ pub(super) struct Comparison {
     pub(super) compared: usize,
     /// In what they differ; nothing where they are identical.
     pub(super) differences: Vec<String>,
-    /// How long the restore took, in milliseconds.
-    pub(super) restore_ms: f64,
+    /// How long the restore took.
+    pub(super) restore: Duration,
 }
 
 impl SnapshotReport {
     /// Puts together what the repository's root says and what was seen from outside.
-    pub(super) fn new(root: &Root, cut_ms: f64, comparison: Comparison) -> Self {
+    pub(super) fn new(root: &Root, cut: Duration, comparison: Comparison) -> Self {
         let mut differences = comparison.differences;
         let identical = differences.is_empty();
         differences.truncate(SHOWN);
@@ -94,10 +96,10 @@ impl SnapshotReport {
             changed_bytes: root.statistics.changed_bytes,
             stored_bytes: root.statistics.stored_bytes,
             uploaded_bytes: root.statistics.uploaded_bytes,
-            pause_ms: pause_millis(root),
-            cut_ms,
+            pause_ms: in_millis(pause(root)),
+            cut_ms: in_millis(cut),
             offload_ms: root.statistics.offload_millis,
-            restore_ms: comparison.restore_ms,
+            restore_ms: in_millis(comparison.restore),
             compared: comparison.compared,
             identical,
             differences,
