@@ -4,7 +4,7 @@ mod fixtures;
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
+    io::{ErrorKind, Write},
     os::unix::fs::FileExt,
     path::Path,
     process::Command,
@@ -90,6 +90,47 @@ fn a_mounted_file_system_grows_with_its_device() {
         assert_eq!(after.used_inodes, before.used_inodes);
         assert_eq!(fs::read_to_string(mounted.0.join("file")).unwrap(), "text");
     }
+}
+
+/// What the kernel forbids this process is asked of it here, so that the test means the same everywhere.
+fn may_grow_a_mounted_ext4() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let effective = u64::from_str_radix(line.trim(), 16).unwrap();
+    effective & (1 << 24) != 0
+}
+
+#[test]
+fn an_ext4_in_use_grows_or_says_what_it_takes() {
+    let disk = Disk::formatted(512 * MIB, Filesystem::Ext4);
+    let target = disk.target("staged");
+    mount(&disk.path(), &target, Filesystem::Ext4, &["noatime,discard".to_owned()], false).unwrap();
+    let staged = Mounted(target);
+    fs::create_dir(staged.0.join("folder")).unwrap();
+    let published = Mounted(disk.target("published"));
+    bind(&staged.0.join("folder"), &published.0, true).unwrap();
+    let mut open = File::create(staged.0.join("file")).unwrap();
+    File::options().write(true).open(&disk.file).unwrap().set_len(GIB).unwrap();
+    disk.attached.device().refresh_size().unwrap();
+    let options = || -> Vec<_> {
+        let all = mounts_of(&disk.path()).unwrap();
+        all.into_iter().map(|mount| (mount.target, mount.options, mount.super_options)).collect()
+    };
+    let before = options();
+    let small = usage(&staged.0).unwrap().total_bytes;
+    let result = grow(&disk.path(), &staged.0, Filesystem::Ext4);
+    if !may_grow_a_mounted_ext4() {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::CannotGrow { .. }), "{error}");
+        assert!(error.to_string().contains("SYS_RESOURCE"), "{error}");
+        assert_eq!(options(), before);
+        writeln!(open, "it is still writable").unwrap();
+        drop(open);
+        grow(&disk.path(), &staged.0, Filesystem::Ext4).unwrap();
+    }
+    assert!(usage(&staged.0).unwrap().total_bytes > small + 256 * MIB);
+    assert_eq!(options(), before);
+    assert!(staged.0.join("file").exists());
 }
 
 #[test]

@@ -72,6 +72,15 @@ pub enum Error {
         /// What the checker said.
         report: String,
     },
+    /// The kernel does not let this process grow a mounted ext4 (that takes `CAP_SYS_RESOURCE`), and it cannot be unmounted.
+    #[error(
+        "the ext4 on {device:?} is in use, and growing it then takes the capability SYS_RESOURCE, \
+         which this process does not have: stop what uses it, or give the capability"
+    )]
+    CannotGrow {
+        /// The device.
+        device: PathBuf,
+    },
     /// Something still uses a mount.
     #[error("{target:?} is in use")]
     Busy {

@@ -1,6 +1,6 @@
 //! File systems on volumes: what a block device holds, making, checking, growing and mounting it.
 //!
-//! Everything here is synchronous and bounded in time. Commands that run (`mkfs`, `e2fsck`, `resize2fs`, `xfs_growfs`) are
+//! Everything here is synchronous and bounded in time. Commands that run (`mkfs`, `e2fsck`, `xfs_growfs`, `resize2fs`) are
 //! those of the distribution; the end of what they wrote is part of the error that they cause.
 //!
 //! # Crash consistency
@@ -9,6 +9,7 @@
 
 pub(crate) mod command;
 mod error;
+mod grow;
 mod make;
 mod mount;
 mod options;
@@ -17,11 +18,12 @@ mod repair;
 mod table;
 
 pub use error::{Error, Result};
+pub use grow::grow;
 pub use make::{make, minimum_bytes};
 pub(crate) use mount::mount_as;
 pub use mount::{bind, mount, unmount, usage};
 pub use probe::probe;
-pub use repair::{check, grow};
+pub use repair::check;
 pub use table::{Mount, is_mount, mount_at, mounts, mounts_of};
 pub use varve_csi::capability::Filesystem;
 

@@ -1,4 +1,4 @@
-//! Checking file systems before a mount, and growing mounted ones.
+//! Checking file systems before a mount.
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
@@ -9,8 +9,6 @@ use super::{
 };
 
 const E2FSCK: Tool = Tool { name: "e2fsck", package: "e2fsprogs", limit: Duration::from_secs(3600) };
-const RESIZE2FS: Tool = Tool { name: "resize2fs", package: "e2fsprogs", limit: Duration::from_secs(3600) };
-const XFS_GROWFS: Tool = Tool { name: "xfs_growfs", package: "xfsprogs", limit: Duration::from_secs(600) };
 
 /// `s_state` of ext4's superblock (fs/ext4/ext4.h), from its beginning.
 const EXT_STATE: usize = 0x3A;
@@ -33,7 +31,7 @@ const NOT_CHECKED: i32 = 8;
 pub fn check(device: &Path, filesystem: Filesystem) -> Result<Checked> {
     match filesystem {
         Filesystem::Ext4 if is_sound(ext_state(device)?) => Ok(Checked::Clean),
-        Filesystem::Ext4 => repair_ext4(device),
+        Filesystem::Ext4 => repair_ext4(device, &[]),
         Filesystem::Xfs => Ok(Checked::Clean),
     }
 }
@@ -51,8 +49,10 @@ fn ext_state(device: &Path) -> Result<u16> {
     Ok(u16::from_le_bytes([superblock[EXT_STATE], superblock[EXT_STATE + 1]]))
 }
 
-fn repair_ext4(device: &Path) -> Result<Checked> {
-    let outcome = E2FSCK.run(["-p".as_ref(), path(device)])?;
+/// Runs `e2fsck -p`, with more options.
+pub(super) fn repair_ext4(device: &Path, options: &[&str]) -> Result<Checked> {
+    let options = ["-p"].iter().chain(options).map(|option| option.as_ref());
+    let outcome = E2FSCK.run(options.chain([path(device)]))?;
     match outcome.status.code() {
         Some(0) => Ok(Checked::Clean),
         Some(1..ERRORS_LEFT) => Ok(Checked::Repaired),
@@ -60,17 +60,6 @@ fn repair_ext4(device: &Path) -> Result<Checked> {
             Err(Error::Damaged { device: device.to_owned(), filesystem: Filesystem::Ext4, report: outcome.output })
         }
         _ => Err(E2FSCK.failed(outcome)),
-    }
-}
-
-/// Grows the file system, mounted at `target`, to the size of its device. One that fills it already is left alone.
-///
-/// # Errors
-/// `ToolMissing`; what the tool said.
-pub fn grow(device: &Path, target: &Path, filesystem: Filesystem) -> Result<()> {
-    match filesystem {
-        Filesystem::Ext4 => RESIZE2FS.succeed([path(device)]),
-        Filesystem::Xfs => XFS_GROWFS.succeed(["-d".as_ref(), path(target)]),
     }
 }
 
