@@ -117,11 +117,7 @@ fn of_filesystem(error: &filesystem::Error) -> Code {
     match error {
         E::InvalidOption { .. } => Code::InvalidArgument,
         E::Damaged { .. } => Code::DataLoss,
-        E::NotBlank { .. }
-        | E::Unrecognised { .. }
-        | E::Busy { .. }
-        | E::CannotGrow { .. }
-        | E::ToolMissing { .. } => {
+        E::NotBlank { .. } | E::Unrecognised { .. } | E::Busy { .. } | E::CannotGrow { .. } | E::ToolMissing { .. } => {
             Code::FailedPrecondition
         }
         E::System { source, .. } => of_system(source),
