@@ -110,3 +110,49 @@ impl Agent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use varve_proto::agent::agent_client::AgentClient;
+
+    use super::*;
+    use crate::testing::{Bench, Fault, Method, connect};
+
+    fn agent(channel: tonic::transport::Channel) -> Agent {
+        Agent::new("a".to_owned(), AgentClient::new(channel), Duration::from_millis(50))
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_unavailable_and_names_the_node() {
+        let (client, server) = tokio::io::duplex(1024);
+        let agent = agent(connect(client).await);
+        drop(server);
+        let status = agent.delete_image("vol".to_owned()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().starts_with("node \"a\" cannot be reached"), "{}", status.message());
+        // Nor does it come back.
+        assert_eq!(agent.pool().await.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_hangs_is_not_waited_for() {
+        let (client, _server) = tokio::io::duplex(1024);
+        let agent = agent(connect(client).await);
+        let asked = Instant::now();
+        let status = agent.pool().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("did not answer within 50ms"), "{}", status.message());
+        assert!(asked.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn an_answer_passes_through_with_its_code_and_message() {
+        let bench = Bench::new(&["a"]).await;
+        bench.agent("a").fail(Method::DeleteImage, Fault::Verdict(Code::FailedPrecondition));
+        let agent = agent(crate::testing::serve(bench.agent("a")).await);
+        let status = agent.delete_image("vol".to_owned()).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "node \"a\" is told to fail"));
+    }
+}

@@ -93,10 +93,10 @@ impl Demand {
         if let Some(doubt) = pools.doubt("room for the volume") {
             return doubt;
         }
-        let largest = pools.answers.iter().map(|(_, pool)| pool.largest_volume_bytes).max().unwrap_or(0);
+        let largest = pools.answers.iter().map(|(_, pool)| pool.capacity_bytes).max().unwrap_or(0);
         if everywhere && self.bytes > largest {
             return Status::out_of_range(format!(
-                "capacity_range asks for {} bytes: no node can hold a volume of more than {largest} bytes",
+                "capacity_range asks for {} bytes: the largest pool has {largest} bytes",
                 self.bytes
             ));
         }

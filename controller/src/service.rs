@@ -164,3 +164,6 @@ impl group_controller_server::GroupController for Controller {
         self.get_group(request.into_inner()).await.map(Response::new)
     }
 }
+
+#[cfg(test)]
+mod tests;

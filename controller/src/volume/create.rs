@@ -4,8 +4,9 @@
 //! The claim comes first and names the node, so whatever happens on the node has a record that tells of it. A call that
 //! breaks off behind the claim leaves it; the retry reads it and goes on, on the same node and with the same
 //! incarnation, which the agent joins to what it has begun. Only a verdict of the node (see
-//! [`is_transient`](crate::agent::is_transient)) ends a claim: then image and record are removed again, so that
-//! nothing leaks and another node can be tried.
+//! [`is_transient`](crate::agent::is_transient)) ends a claim: then what is left of the image is removed, and after it the
+//! record, so that nothing leaks and another node can be tried. A claim moves to another node, because the caller wants
+//! it elsewhere, only after the image is known to be gone from the first.
 //!
 //! # Concurrency
 //! A record that is complete is never touched from here. One that is not may only be completed while it still names
@@ -206,8 +207,10 @@ impl Controller {
         };
         let choice = self.choose(order, record.capacity_bytes, origin).await?;
         info!(volume = %record.id, from = record.home_node, to = choice.best, "moving an unfinished creation");
-        if let Ok(home) = home {
-            discard(&home, record).await;
+        match home {
+            Ok(home) => discard(&home, record).await?,
+            Err(nodes::Error::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         let record = self.assign(found, choice.best).await?;
         self.fill(record, choice.others).await
@@ -230,7 +233,7 @@ impl Controller {
             if is_transient(&status) {
                 return Err(status);
             }
-            discard(&agent, &record).await;
+            discard(&agent, &record).await?;
             let next = if status.code() == Code::ResourceExhausted { others.next() } else { None };
             let Some(next) = next else {
                 stored(self.repository().remove_volume(record.id).await)?;
@@ -269,7 +272,9 @@ impl Controller {
                 }
             }
             _ => {
-                discard(agent, &record).await;
+                if let Err(status) = discard(agent, &record).await {
+                    warn!(volume = %record.id, node = agent.node(), reason = status.message(), "an image is left");
+                }
                 Err(changed(&record))
             }
         }
@@ -280,19 +285,14 @@ fn changed(record: &VolumeRecord) -> Status {
     Status::aborted(format!("another controller changed volume {} meanwhile: try again", record.id))
 }
 
-/// Removes what a creation has left on a node, if it is this creation's. What cannot be removed now is found by the
-/// node, which compares what it holds with the records.
-async fn discard(agent: &Agent, record: &VolumeRecord) {
-    let outcome = async {
-        let images = agent.images(Some(record.id.to_string())).await?;
-        if images.iter().any(|image| is_incarnation(&image.incarnation, record)) {
-            agent.delete_image(record.id.to_string()).await?;
-        }
-        Ok::<_, Status>(())
-    };
-    if let Err(status) = outcome.await {
-        warn!(volume = %record.id, node = agent.node(), reason = status.message(), "an unfinished image is left");
+/// Removes what a creation has left on a node, and ends it there should it still be under way. An image of another
+/// incarnation is not this creation's to touch.
+async fn discard(agent: &Agent, record: &VolumeRecord) -> Result<(), Status> {
+    let images = agent.images(Some(record.id.to_string())).await?;
+    if images.iter().all(|image| is_incarnation(&image.incarnation, record)) {
+        agent.delete_image(record.id.to_string()).await?;
     }
+    Ok(())
 }
 
 fn is_incarnation(text: &str, record: &VolumeRecord) -> bool {

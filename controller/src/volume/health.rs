@@ -5,9 +5,8 @@
 //! | `DATA_LOSS` | `ImageMissing` | the node that holds the volume answers, and has no image of it |
 //! | `INACCESSIBLE` | `NodeGone`, `NodeUnreachable` | the node is not in the cluster, or does not answer |
 //! | `DEGRADED` | `RepositoryUnreachable`, … | the records cannot be read, so nothing can be backed up or restored |
-//! | `DEGRADED` | `OffloadFailed` | a snapshot was cut and cannot be offloaded without a person |
 //! | `DEGRADED` | `SnapshotDamaged` | the last check of the repository found damage that hurts a snapshot |
-//! | as the node says | as the node says | what the agent knows of the image and its pool |
+//! | as the node says | as the node says | what the agent knows of the image, its offloads and its pool |
 //!
 //! With the repository out of reach the nodes still know their images: health is then answered from them alone.
 
@@ -19,7 +18,7 @@ use std::{
 use tonic::Status;
 use varve_csi::{name, page::page, status};
 use varve_proto::{
-    agent::{Ailment, Cut, GetPoolResponse, Image, ListCutsRequest, ailment, cut},
+    agent::{Ailment, GetPoolResponse, Image, ailment},
     csi::{self, VolumeHealthErrorType as Health},
 };
 use varve_repository::{
@@ -54,16 +53,14 @@ impl Verdicts {
 #[derive(Clone, Debug, Default)]
 struct View {
     images: Vec<Image>,
-    cuts: Vec<Cut>,
     pool: GetPoolResponse,
 }
 
 impl View {
     /// Asks a node about one volume, or about all.
     async fn take(agent: Agent, volume: Option<String>) -> Result<Self, Status> {
-        let request = ListCutsRequest { volume_id: volume.clone().unwrap_or_default(), ..ListCutsRequest::default() };
-        let (images, cuts, pool) = futures::try_join!(agent.images(volume), agent.cuts(request), agent.pool())?;
-        Ok(Self { images, cuts, pool })
+        let (images, pool) = futures::try_join!(agent.images(volume), agent.pool())?;
+        Ok(Self { images, pool })
     }
 
     fn image(&self, volume: &str) -> Option<&Image> {
@@ -131,11 +128,6 @@ impl Conditions {
         self.add_ailments(&view.pool.ailments);
         if let Some(image) = view.image(volume) {
             self.add_ailments(&image.ailments);
-        }
-        let failed = |cut: &&Cut| cut.volume_id == volume && cut.state() == cut::State::Failed;
-        for cut in view.cuts.iter().filter(failed) {
-            let what = format!("snapshot {} cannot be offloaded: {}", cut.snapshot_id, cut.message);
-            self.add(Severity::Degraded, "OffloadFailed", what);
         }
     }
 

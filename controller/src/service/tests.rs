@@ -1,0 +1,114 @@
+//! The services as a client sees them: what they claim, and how long they make it wait.
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request, transport::Server};
+use varve_proto::csi::{
+    self, controller_client::ControllerClient, controller_server::ControllerServer,
+    group_controller_client::GroupControllerClient, group_controller_server::GroupControllerServer,
+    plugin_capability::service,
+};
+
+use crate::{
+    Controller,
+    testing::{Bench, connect, order},
+};
+
+/// Serves the controller and connects to it.
+async fn channel(bench: &Bench) -> tonic::transport::Channel {
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let incoming = tokio_stream::once(Ok::<_, io::Error>(server)).chain(tokio_stream::pending());
+    let router = Server::builder()
+        .add_service(ControllerServer::new(bench.controller.clone()))
+        .add_service(GroupControllerServer::new(bench.controller.clone()));
+    tokio::spawn(router.serve_with_incoming(incoming));
+    connect(client).await
+}
+
+#[tokio::test]
+async fn every_capability_that_holds_is_claimed_and_no_other() {
+    use csi::controller_service_capability::rpc::Type;
+    let bench = Bench::new(&["a"]).await;
+    let channel = channel(&bench).await;
+    let answer = ControllerClient::new(channel.clone())
+        .controller_get_capabilities(csi::ControllerGetCapabilitiesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let claimed: BTreeSet<&str> = answer
+        .capabilities
+        .iter()
+        .map(|capability| match &capability.r#type {
+            Some(csi::controller_service_capability::Type::Rpc(rpc)) => rpc.r#type().as_str_name(),
+            None => "",
+        })
+        .collect();
+    let expected = [
+        Type::CreateDeleteVolume,
+        Type::ListVolumes,
+        Type::GetCapacity,
+        Type::CreateDeleteSnapshot,
+        Type::ListSnapshots,
+        Type::CloneVolume,
+        Type::ExpandVolume,
+        Type::GetVolume,
+        Type::SingleNodeMultiWriter,
+        Type::ModifyVolume,
+        Type::GetSnapshot,
+        Type::GetVolumeHealth,
+        Type::ListVolumeHealth,
+    ];
+    assert_eq!(claimed, expected.map(|can| can.as_str_name()).into());
+    let groups = GroupControllerClient::new(channel)
+        .group_controller_get_capabilities(csi::GroupControllerGetCapabilitiesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(groups.capabilities.len(), 1);
+    let services: Vec<_> = Controller::plugin_capabilities()
+        .into_iter()
+        .filter_map(|capability| match capability.r#type {
+            Some(csi::plugin_capability::Type::Service(service)) => Some(service.r#type()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        services,
+        [
+            service::Type::ControllerService,
+            service::Type::VolumeAccessibilityConstraints,
+            service::Type::GroupControllerService,
+            service::Type::SnapshotAccessibilityConstraints,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_waits_no_longer_than_the_caller() {
+    let bench = Bench::new(&["a"]).await;
+    let mut client = ControllerClient::new(channel(&bench).await);
+    let volume = client.create_volume(order("data")).await.unwrap().into_inner().volume.unwrap().volume_id;
+    for (name, timeout) in [("1", None), ("2", Some(Duration::from_secs(60))), ("3", Some(Duration::from_secs(3)))] {
+        let mut request = Request::new(csi::CreateSnapshotRequest {
+            name: name.to_owned(),
+            source_volume_id: volume.clone(),
+            ..Default::default()
+        });
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        client.create_snapshot(request).await.unwrap();
+    }
+    assert_eq!(bench.agent("a").waits(), [2000, 2000, 1500]);
+}
+
+#[tokio::test]
+async fn nothing_is_published_by_the_controller() {
+    let bench = Bench::new(&["a"]).await;
+    let mut client = ControllerClient::new(channel(&bench).await);
+    let publish = client.controller_publish_volume(csi::ControllerPublishVolumeRequest::default()).await;
+    assert_eq!(publish.unwrap_err().code(), Code::Unimplemented);
+    let unpublish = client.controller_unpublish_volume(csi::ControllerUnpublishVolumeRequest::default()).await;
+    assert_eq!(unpublish.unwrap_err().code(), Code::Unimplemented);
+}
