@@ -98,7 +98,12 @@ fn sum_up(report: &Report) -> Table {
         for hurt in &damage.hurt {
             table.add_row([
                 "  hurts".to_owned(),
-                format!("{} of {}: {}", hurt.snapshot, hurt.volume, ranges(&hurt.ranges)),
+                format!(
+                    "{} of {}: {}",
+                    hurt.snapshot,
+                    hurt.volume.map_or_else(|| "an unknown volume".to_owned(), |volume| volume.to_string()),
+                    ranges(&hurt.ranges)
+                ),
             ]);
         }
     }
@@ -158,7 +163,7 @@ mod tests {
         assert!(verdict(&Report::default()).is_ok());
         let hurt = Hurt {
             snapshot: SnapshotId::from_bytes([1; 16]),
-            volume: VolumeId::from_bytes([2; 16]),
+            volume: Some(VolumeId::from_bytes([2; 16])),
             ranges: vec![(0, 4096)],
         };
         let damage = Damage { object: "packs/x".into(), reason: "it is missing".into(), hurt: vec![hurt] };

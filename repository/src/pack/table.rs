@@ -49,11 +49,6 @@ impl TableEntry {
     pub(crate) fn end(&self) -> u32 {
         self.offset + self.stored
     }
-
-    /// Its plain length in bytes.
-    pub(crate) fn plain_bytes(&self) -> u64 {
-        u64::from(self.blocks) * BLOCK_SIZE
-    }
 }
 
 /// The table of one pack.

@@ -79,6 +79,16 @@ impl Repository {
         }
     }
 
+    /// Reads the `repository` object anew: it is there, whole, and still of this repository.
+    pub(crate) async fn reread(&self) -> Result<()> {
+        let corrupt = |reason: &str| Error::Corrupt { object: REPOSITORY.into(), reason: reason.into() };
+        match read(self.store()).await? {
+            Some(record) if record.uuid == self.uuid() => Ok(()),
+            Some(_) => Err(corrupt("it is of another repository")),
+            None => Err(corrupt("it is missing")),
+        }
+    }
+
     fn assemble(store: Store, uuid: Uuid, data_key: DataKey, seams: Seams) -> Self {
         Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots: RootCache::default() }) }
     }
