@@ -39,7 +39,10 @@ impl Verdicts {
     pub(crate) fn replace(&self, report: &Report) {
         let mut hurt: HashMap<VolumeId, BTreeSet<SnapshotId>> = HashMap::new();
         for each in report.damages.iter().flat_map(|damage| &damage.hurt) {
-            hurt.entry(each.volume).or_default().insert(each.snapshot);
+            // A root that cannot be read does not tell its volume.
+            if let Some(volume) = each.volume {
+                hurt.entry(volume).or_default().insert(each.snapshot);
+            }
         }
         *self.0.lock().expect("nothing panics while it is held") = hurt;
     }

@@ -112,7 +112,7 @@ async fn damage_that_a_check_found_shows_until_the_snapshot_is_gone() {
     let id = bench.volume("data").await;
     let snapshot = bench.snapshot("monday", &id).await.unwrap().snapshot_id;
     bench.agent("a").offload(&snapshot).await;
-    let hurt = Hurt { snapshot: snapshot.parse().unwrap(), volume: id.parse().unwrap(), ranges: Vec::new() };
+    let hurt = Hurt { snapshot: snapshot.parse().unwrap(), volume: Some(id.parse().unwrap()), ranges: Vec::new() };
     let damage = Damage { object: "packs/0".to_owned(), reason: "it is missing".to_owned(), hurt: vec![hurt] };
     bench.controller.take_report(&Report { damages: vec![damage], ..Report::default() });
     assert_eq!(conditions(&bench, &id).await, one(Health::Degraded, "SnapshotDamaged"));
