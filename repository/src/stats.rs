@@ -56,12 +56,14 @@ impl Repository {
             self.snapshots(),
         )?;
         let snapshots = count(roots.len());
+        // Both listings are in the ids' order. An intent may stay behind for a moment after its snapshot is decided.
+        let is_decided = |id: &SnapshotId| standing.binary_search_by_key(id, |(id, _)| *id).is_ok();
         Ok(Stats {
             uuid: self.uuid(),
             volumes: count(volumes.len()),
             snapshots,
             tombstones: count(standing.len()).saturating_sub(snapshots),
-            uploads: count(uploads.len()),
+            uploads: count(uploads.iter().filter(|(id, _)| !is_decided(id)).count()),
             packs: packs.objects,
             pack_bytes: packs.bytes,
             runs: runs.objects,

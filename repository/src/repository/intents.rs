@@ -58,8 +58,11 @@ impl Repository {
         self.store().delete(&intent_key(snapshot)).await
     }
 
-    /// Reads every intent, ordered by snapshot.
-    pub(crate) async fn intents(&self) -> Result<Vec<Intent>> {
+    /// Reads every intent, ordered by snapshot: the offloads that are under way, or were when their writer died.
+    ///
+    /// # Errors
+    /// The store's, or `Corrupt`.
+    pub async fn intents(&self) -> Result<Vec<Intent>> {
         let ids: Vec<SnapshotId> = self.list_ids(UPLOADS).await?.into_iter().map(|(id, _)| id).collect();
         let mut intents: Vec<Intent> = stream::iter(ids)
             .map(|id| async move { Ok::<_, crate::Error>(self.read_intent(id).await?.map(|intent| intent.value)) })

@@ -92,7 +92,7 @@ pub enum SnapshotState {
 pub enum Deletion {
     /// The root was replaced by a tombstone.
     Deleted(Box<Root>),
-    /// There was no root: a tombstone now stands in its way.
+    /// There was no root, or none that could be read: a tombstone now stands in its way.
     Cancelled,
     /// A tombstone was there already.
     AlreadyGone,

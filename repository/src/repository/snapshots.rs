@@ -85,7 +85,8 @@ impl Repository {
         Ok(roots)
     }
 
-    /// Deletes a snapshot, or cancels one that is being written: afterwards a tombstone stands at its key.
+    /// Deletes a snapshot, or cancels one that is being written: afterwards a tombstone stands at its key. A root that
+    /// is damaged is deleted like any other, as [`Deletion::Cancelled`].
     ///
     /// # Errors
     /// The store's. On a transient one it is unknown whether the tombstone stands; calling again settles it.
@@ -96,19 +97,26 @@ impl Repository {
         let bytes = self.seal(Kind::Tombstone, &key, &tombstone)?;
         let is_mine = |found: &[u8]| matches!(self.open_standing(id, found), Ok(Standing::Tombstone(tombstone)) if tombstone.nonce == nonce);
         for _ in 0..DELETION_ROUNDS {
-            match self.read_snapshot(id).await? {
-                Some((Standing::Tombstone(_), _)) => return Ok(Deletion::AlreadyGone),
-                Some((Standing::Root(root), version)) => {
-                    match self.store().replace(&key, bytes.clone(), &version, is_mine).await {
-                        Ok(_) => return Ok(Deletion::Deleted(root)),
-                        Err(Error::Conflict { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                None => match self.store().create(&key, bytes.clone(), is_mine).await? {
+            let Some((found, version)) = self.store().get(&key).await? else {
+                match self.store().create(&key, bytes.clone(), is_mine).await? {
                     Created::Created => return Ok(Deletion::Cancelled),
-                    Created::Theirs(_) => {}
-                },
+                    Created::Theirs(_) => continue,
+                }
+            };
+            let deletion = match self.open_standing(id, &found) {
+                Ok(Standing::Tombstone(_)) => return Ok(Deletion::AlreadyGone),
+                Ok(Standing::Root(root)) => Deletion::Deleted(root),
+                // Damage must not make a snapshot undeletable; it is gone either way.
+                Err(Error::Corrupt { reason, .. }) => {
+                    tracing::warn!(snapshot = %id, reason, "deleting a snapshot whose record is damaged");
+                    Deletion::Cancelled
+                }
+                Err(error) => return Err(error),
+            };
+            match self.store().replace(&key, bytes.clone(), &version, is_mine).await {
+                Ok(_) => return Ok(deletion),
+                Err(Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Conflict { object: key })

@@ -293,6 +293,11 @@ async fn invariant_6_a_damaged_or_moved_root_is_named() {
     repository.store().put_new(&key, damaged.into()).await.unwrap();
     let error = repository.snapshots().await.unwrap_err();
     assert!(matches!(&error, Error::Corrupt { object, .. } if *object == key), "{error:?}");
+
+    // Deleting it is the way out.
+    assert_eq!(repository.delete_snapshot(snapshot_id(1), "damaged").await.unwrap(), Deletion::Cancelled);
+    assert_eq!(repository.delete_snapshot(snapshot_id(1), "damaged").await.unwrap(), Deletion::AlreadyGone);
+    assert_eq!(repository.snapshots().await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,7 +345,9 @@ async fn statistics_count_what_is_there() {
         repository.commit_root(&root(&repository, snapshot_id(number), number)).await.unwrap();
     }
     repository.delete_snapshot(snapshot_id(3), "deleted").await.unwrap();
-    repository.put_intent(intent(&repository, snapshot_id(4), 1)).await.unwrap();
+    for undecided_and_decided in [4, 2] {
+        repository.put_intent(intent(&repository, snapshot_id(undecided_and_decided), 1)).await.unwrap();
+    }
     repository.store().put_new(&format!("packs/{}", "0".repeat(32)), vec![0; 100].into()).await.unwrap();
     repository.store().put_new(&format!("runs/{}", "0".repeat(32)), vec![0; 10].into()).await.unwrap();
     let stats = repository.stats().await.unwrap();

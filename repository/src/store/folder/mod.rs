@@ -24,6 +24,9 @@
 //!
 //! # Invariants
 //!
+//! A handle never takes the empty folder that an unmounted file system leaves behind for the one it was opened on:
+//! every snapshot would seem to be gone, and new ones would go where nobody looks for them.
+//!
 //! The version that a full read or a put gives an object is the hash of its content. Times and inode numbers would
 //! not do: a file system hands out the same inode again, and its clock may not have ticked in between.
 
@@ -33,7 +36,7 @@ use std::{
     collections::BTreeSet,
     fmt, fs, io,
     ops::Range,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -48,6 +51,9 @@ use object_store::{
 };
 use staged::{Lock, Staged};
 
+/// The object that tells a repository's folder from an empty one.
+const REPOSITORY: &str = "repository";
+
 /// Most deletions whose folders are synced together.
 const DELETIONS: usize = 1000;
 
@@ -56,7 +62,14 @@ const DELETIONS: usize = 1000;
 pub(super) struct Folder {
     root: PathBuf,
     /// Set once the folder has been found to be there.
-    files: Arc<OnceLock<LocalFileSystem>>,
+    files: Arc<OnceLock<Files>>,
+}
+
+#[derive(Debug)]
+struct Files {
+    store: LocalFileSystem,
+    /// The file system that the folder was found on.
+    device: u64,
 }
 
 /// A failure of the local file system, with its place.
@@ -107,25 +120,35 @@ impl Folder {
 
     /// Makes the name of an object durable, whoever put it.
     pub(super) async fn settle(&self, location: &ObjectPath) -> Result<()> {
-        let path = self.path(location)?;
-        blocking(move || match sync_parent(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            synced => synced.map_err(|source| failed("syncing the folder of", &path, source)),
+        let (folder, location) = (self.clone(), location.clone());
+        blocking(move || {
+            let path = folder.path(&location)?;
+            sync_parent(&path).map_err(|source| failed("syncing the folder of", &path, source))
         })
         .await
     }
 
-    fn files(&self) -> Result<&LocalFileSystem> {
+    /// Reads and lists, once it is sure that the folder is there and the one it was.
+    async fn files(&self) -> Result<LocalFileSystem> {
+        let folder = self.clone();
+        blocking(move || folder.found().map(|files| files.store.clone())).await
+    }
+
+    fn found(&self) -> Result<&Files> {
+        let device = fs::metadata(&self.root).map_err(|source| failed("opening", &self.root, source))?.dev();
         if let Some(files) = self.files.get() {
+            if device != files.device && !self.root.join(REPOSITORY).exists() {
+                let source = io::Error::other("it is not the folder that it was: is its file system still mounted?");
+                return Err(failed("opening", &self.root, source));
+            }
             return Ok(files);
         }
-        fs::metadata(&self.root).map_err(|source| failed("opening", &self.root, source))?;
-        let files = LocalFileSystem::new_with_prefix(&self.root)?.with_fsync(true);
-        Ok(self.files.get_or_init(|| files))
+        let store = LocalFileSystem::new_with_prefix(&self.root)?.with_fsync(true);
+        Ok(self.files.get_or_init(|| Files { store, device }))
     }
 
     fn path(&self, location: &ObjectPath) -> Result<PathBuf> {
-        self.files()?.path_to_filesystem(location)
+        self.found()?.store.path_to_filesystem(location)
     }
 
     fn publish(&self, path: &Path, payload: &PutPayload, mode: PutMode) -> Result<String> {
@@ -202,9 +225,8 @@ impl Folder {
 #[async_trait]
 impl ObjectStore for Folder {
     async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let path = self.path(location)?;
-        let folder = self.clone();
-        let e_tag = blocking(move || folder.publish(&path, &payload, options.mode)).await?;
+        let (folder, location) = (self.clone(), location.clone());
+        let e_tag = blocking(move || folder.publish(&folder.path(&location)?, &payload, options.mode)).await?;
         Ok(PutResult { e_tag: Some(e_tag), version: None, extensions: Default::default() })
     }
 
@@ -214,7 +236,7 @@ impl ObjectStore for Folder {
 
     async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
         let whole = options.range.is_none() && !options.head;
-        let found = self.files()?.get_opts(location, options).await?;
+        let found = self.files().await?.get_opts(location, options).await?;
         if !whole {
             return Ok(found);
         }
@@ -226,7 +248,7 @@ impl ObjectStore for Folder {
     }
 
     async fn get_ranges(&self, location: &ObjectPath, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.files()?.get_ranges(location, ranges).await
+        self.files().await?.get_ranges(location, ranges).await
     }
 
     fn delete_stream(
@@ -246,18 +268,17 @@ impl ObjectStore for Folder {
     }
 
     fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.files() {
-            Ok(files) => files.list(prefix),
-            Err(error) => stream::once(async { Err(error) }).boxed(),
-        }
+        let (folder, prefix) = (self.clone(), prefix.cloned());
+        let listing = async move { folder.files().await.map(|files| files.list(prefix.as_ref())) };
+        stream::once(listing).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> Result<ListResult> {
-        self.files()?.list_with_delimiter(prefix).await
+        self.files().await?.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> Result<()> {
-        self.files()?.copy_opts(from, to, options).await
+        self.files().await?.copy_opts(from, to, options).await
     }
 }
 

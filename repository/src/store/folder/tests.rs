@@ -112,3 +112,23 @@ async fn deletions_take_many_and_tell_what_was_missing() {
     assert!(matches!(results[1], Err(Error::NotFound { .. })));
     assert_eq!(names(&folder.root.join("packs")), [""; 0]);
 }
+
+/// What is seen when the folder's file system is unmounted and its mount point stays.
+#[tokio::test]
+async fn another_file_system_is_not_taken_for_the_one_it_was() {
+    let (_parent, folder) = folder().await;
+    let key = ObjectPath::from("snapshots/a");
+    folder.put(&key, "x".into()).await.unwrap();
+    let store = folder.files().await.unwrap();
+    let elsewhere = Folder { root: folder.root.clone(), files: Arc::new(Files { store, device: u64::MAX }.into()) };
+    for error in [
+        elsewhere.get(&key).await.unwrap_err(),
+        elsewhere.put(&key, "y".into()).await.unwrap_err(),
+        elsewhere.delete(&key).await.unwrap_err(),
+        elsewhere.list(None).try_collect::<Vec<_>>().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Generic { .. }), "not missing, but not to be told: {error:?}");
+    }
+    fs::write(folder.root.join(REPOSITORY), "the folder was mounted anew").unwrap();
+    assert_eq!(elsewhere.get(&key).await.unwrap().bytes().await.unwrap(), "x");
+}
