@@ -116,7 +116,13 @@ fn member(folder: &Path) -> Member {
 fn make(folder: &Path, slow: &Slow, limit: Duration) -> Result<making::Made, Error> {
     let into = folder.join("making");
     fs::create_dir(&into).expect("made");
-    making::make(slow, into, vec![member(folder)], limit, &*Seams { clock: std::sync::Arc::new(System), ..Seams::system() }.clock)
+    making::make(
+        slow,
+        into,
+        vec![member(folder)],
+        limit,
+        &*Seams { clock: std::sync::Arc::new(System), ..Seams::system() }.clock,
+    )
 }
 
 #[test]

@@ -30,11 +30,7 @@ pub struct Gate {
 
 impl Gate {
     pub fn new() -> Self {
-        Self {
-            inner: InMemory::new(),
-            position: watch::Sender::new(Position::Open),
-            waiting: watch::Sender::new(0),
-        }
+        Self { inner: InMemory::new(), position: watch::Sender::new(Position::Open), waiting: watch::Sender::new(0) }
     }
 
     pub fn set(&self, position: Position) {

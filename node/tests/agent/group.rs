@@ -49,7 +49,8 @@ async fn invariant_1_a_group_is_of_one_instant(kind: Kind) {
         }
         let before = reached.load(Ordering::Relaxed);
         let cut = tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(node.back_up(site.wanted_cuts(&[("s1", "one"), ("s2", "two")], 0)))
+            tokio::runtime::Handle::current()
+                .block_on(node.back_up(site.wanted_cuts(&[("s1", "one"), ("s2", "two")], 0)))
         });
         stop.store(true, Ordering::Relaxed);
         assert_eq!(cut[0].created_at, cut[1].created_at, "one instant");

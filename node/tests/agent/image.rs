@@ -33,7 +33,8 @@ async fn an_image_is_made_once(kind: Kind) {
     let image = node.volume(site.volume("one")).image();
     assert_eq!(fs::metadata(&image).expect("the image is there").len(), 64 * MIB);
 
-    let other = proto::CreateImageRequest { incarnation: "0190e5c4-0000-4000-8000-000000000002".into(), ..wanted.clone() };
+    let other =
+        proto::CreateImageRequest { incarnation: "0190e5c4-0000-4000-8000-000000000002".into(), ..wanted.clone() };
     fails_with(node.create(other).await, Code::AlreadyExists);
     let larger = proto::CreateImageRequest { capacity_bytes: 65 * MIB, ..wanted.clone() };
     fails_with(node.create(larger).await, Code::AlreadyExists);

@@ -8,10 +8,7 @@ use varve_repository::record::snapshot::Method;
 
 use crate::fixture::{BLOCK, MIB, Site, fails_with, write};
 
-crate::on_both_pools!(
-    invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool,
-    a_snapshot_that_is_here_is_cloned,
-);
+crate::on_both_pools!(invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool, a_snapshot_that_is_here_is_cloned,);
 
 async fn invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool(kind: Kind) {
     let site = Site::new(kind).await;

@@ -55,7 +55,13 @@ impl Agent {
                 () = cut.removal().cancelled() => return,
             };
             let started = Instant::now();
-            let error = match self.attempt(cut, by_content).await {
+            // In a task of its own, so that even a panic becomes a failure that somebody sees.
+            let attempt = {
+                let (agent, cut) = (self.clone(), cut.clone());
+                self.0.tasks.spawn(async move { agent.attempt(&cut, by_content).await })
+            };
+            let outcome = attempt.await.unwrap_or_else(|error| Err(Error::Panicked(error.to_string())));
+            let error = match outcome {
                 Ok(root) => {
                     drop(permit);
                     self.succeeded(cut, &root, started).await;
@@ -124,6 +130,7 @@ impl Agent {
                 }
                 ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::WrongKey | ErrorKind::Corrupt => Verdict::Fail,
             },
+            Error::Panicked(_) => Verdict::Fail,
             _ => Verdict::RetryBriefly,
         };
         match verdict {
