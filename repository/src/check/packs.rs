@@ -50,8 +50,10 @@ impl Check<'_> {
         self.progress.add_total(runs.packs.keys().map(|pack| work(self.level, pack)).sum());
 
         let (repository, level) = (self.repository, self.level);
-        let mut checked = stream::iter(&runs.packs)
-            .map(|(reference, highest)| check_pack(repository, *reference, *highest, &sizes, level))
+        let sizes = &sizes;
+        let packs: Vec<_> = runs.packs.iter().map(|(reference, highest)| (*reference, *highest)).collect();
+        let mut checked = stream::iter(packs)
+            .map(|(reference, highest)| check_pack(repository, reference, highest, sizes, level))
             .buffer_unordered(READS);
         let mut damaged = BTreeMap::new();
         while let Some(pack) = checked.try_next().await? {
