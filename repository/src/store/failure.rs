@@ -85,3 +85,46 @@ fn causes(error: &StoreError) -> impl Iterator<Item = &(dyn StdError + 'static)>
     let first: &(dyn StdError + 'static) = error;
     std::iter::successors(Some(first), |cause| (*cause).source())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An operating-system error as it arrives: inside a store's error, below one that names the file.
+    fn local(errno: i32) -> StoreError {
+        #[derive(Debug, thiserror::Error)]
+        #[error("writing a file")]
+        struct Failure(#[source] io::Error);
+        StoreError::Generic { store: "test", source: Box::new(Failure(io::Error::from_raw_os_error(errno))) }
+    }
+
+    #[test]
+    fn system_errors_are_sorted() {
+        use rustix::io::Errno;
+        for (errno, expected) in [
+            (Errno::NOSPC, ErrorKind::Full),
+            (Errno::DQUOT, ErrorKind::Full),
+            (Errno::ACCESS, ErrorKind::Denied),
+            (Errno::PERM, ErrorKind::Denied),
+            (Errno::ROFS, ErrorKind::Denied),
+            (Errno::IO, ErrorKind::Unavailable),
+            (Errno::STALE, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(kind(&local(errno.raw_os_error())), expected, "{errno:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_unavailable() {
+        assert_eq!(kind(&StoreError::Generic { store: "test", source: "odd".into() }), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_missing_bucket_is_no_missing_object() {
+        let missing = |text: &str| StoreError::NotFound { path: "a".into(), source: text.into() };
+        assert!(is_missing(&missing("<Code>NoSuchKey</Code>")));
+        for text in ["<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>"] {
+            assert!(!is_missing(&missing(text)) && missing_bucket(&missing(text)).is_some());
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub(super) enum Instead {
     Busy,
     /// Requests crossed: S3's 409.
     Crossed,
+    /// The server has no room.
+    Full,
 }
 
 impl Instead {
@@ -30,6 +32,7 @@ impl Instead {
         match self {
             Self::Nothing => b"",
             Self::Busy => b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            Self::Full => b"HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             Self::Crossed => b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         }
     }

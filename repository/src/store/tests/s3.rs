@@ -75,6 +75,16 @@ async fn a_wrong_secret_is_denied() {
 }
 
 #[tokio::test]
+async fn a_full_server_is_told() {
+    let gateway = Gateway::start();
+    let proxy = Proxy::start(gateway.address(), usize::MAX, Instead::Full).await;
+    let options = Gateway::options_at(proxy.address(), Gateway::secret());
+    let store = Store::open(&gateway.url("prefix"), &options).unwrap();
+    let error = store.put_new("packs/a", "x".into()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+}
+
+#[tokio::test]
 async fn a_missing_bucket_is_told_from_a_missing_object() {
     let gateway = Gateway::start();
     let store = Store::open("s3://no-such-bucket/prefix", &gateway.options()).unwrap();
