@@ -103,7 +103,7 @@ fn topology_and_source_restrict_the_nodes() {
     assert_eq!(demand.allowed(&all).unwrap(), names(&["b", "c"]));
     let bound = Demand { bound_to: Some("c".to_owned()), ..demand.clone() };
     assert_eq!(bound.allowed(&all).unwrap(), names(&["c"]));
-    let excluded = Demand { bound_to: Some("a".to_owned()), ..demand.clone() };
+    let excluded = Demand { bound_to: Some("a".to_owned()), ..demand };
     assert_eq!(excluded.allowed(&all).unwrap_err().code(), Code::ResourceExhausted);
     let absent = Demand { requirement: requirement(&["z"], &[]), ..Demand::default() };
     let error = absent.allowed(&all).unwrap_err();
