@@ -14,7 +14,7 @@ use std::{
 use fixtures::{BLOCK, Disk, MIB, folder};
 use varve_node::{
     device::{Attached, LoopDevice, Options, all_below},
-    filesystem::{self, Filesystem},
+    filesystem::Filesystem,
 };
 
 fn sparse(folder: &Path, name: &str, bytes: u64) -> PathBuf {

@@ -9,6 +9,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::Path,
+    process::{Command, Stdio},
     thread,
 };
 
@@ -249,7 +250,10 @@ fn images_are_read_and_filled_from_several_threads(kind: Kind) {
     let target = ImageTarget::open(&data.join(IMAGE)).unwrap();
     let piece = 32 * 4096 + 4096;
     let pieces = 64 * MIB / u64::try_from(piece).unwrap();
-    let content = |index: u64| -> Vec<u8> { (0..piece).map(|byte| (byte as u64 * 31 + index * 7 + 1) as u8).collect() };
+    let content = |index: u64| -> Vec<u8> {
+        let seed = usize::try_from(index).unwrap() * 7;
+        (0..piece).map(|byte| u8::try_from((byte * 31 + seed) % 251).unwrap() + 1).collect()
+    };
     let range = |index: u64| Blocks(index * 33);
     thread::scope(|scope| {
         for worker in 0..4 {
@@ -266,14 +270,15 @@ fn images_are_read_and_filled_from_several_threads(kind: Kind) {
     let source = ImageSource::open(&cut.join(IMAGE)).unwrap();
     assert_eq!(source.capacity(), Blocks(16384));
     thread::scope(|scope| {
-        for worker in 0..4_usize {
+        for worker in 0..4_u8 {
             let source = &source;
             scope.spawn(move || {
-                for index in (worker as u64..pieces).step_by(4) {
+                for index in (u64::from(worker)..pieces).step_by(4) {
                     // Never aligned in memory but by chance.
-                    let mut room = vec![0; piece + worker + 1];
-                    source.read(range(index), &mut room[worker + 1..]).unwrap();
-                    assert!(room[worker + 1..] == content(index));
+                    let start = usize::from(worker) + 1;
+                    let mut room = vec![0; piece + start];
+                    source.read(range(index), &mut room[start..]).unwrap();
+                    assert!(room[start..] == content(index));
                 }
             });
         }
@@ -289,6 +294,55 @@ fn images_are_read_and_filled_from_several_threads(kind: Kind) {
     assert_eq!(source.read(Blocks(0), &mut block[1..]).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(target.write(Blocks(16384), &block).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(ImageTarget::open(&cut.join(IMAGE)).map(|_| ()).unwrap_err().kind(), refused(kind));
+}
+
+#[test]
+fn a_balance_is_noticed_and_changes_no_answer() {
+    let pool = TestPool::new(Kind::Btrfs);
+    let data = pool.volume("a", 80 * MIB);
+    let image = open_direct(&data.join(IMAGE)).unwrap();
+    for index in 0..2000 {
+        write_direct(&image, &[u8::try_from(index % 250).unwrap() + 1; 3 * 4096], index * 10 * BLOCK);
+    }
+    let base = pool.cut(&data, "base");
+    for index in (0..2000).step_by(9) {
+        write_direct(&image, &[0xee; 4096], index * 10 * BLOCK);
+    }
+    let cut = pool.cut(&data, "cut");
+    let changed: Vec<BlockRange> = (0..2000).step_by(9).map(|index| BlockRange::new(index * 10, 1)).collect();
+    let (before, after) = (contents(&base), contents(&cut));
+    assert!(!pool.filesystem().moving().unwrap());
+    let mut noticed = false;
+    for _ in 0..3 {
+        let mut balance = Command::new("btrfs")
+            .args(["balance", "start", "--full-balance"])
+            .arg(pool.pool().root())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut ended = None;
+        while ended.is_none() {
+            ended = balance.try_wait().unwrap();
+            noticed |= pool.filesystem().moving().unwrap();
+            let difference = Difference::new(&base.join(IMAGE), &cut.join(IMAGE)).unwrap();
+            match difference.changes(Blocks(0)).unwrap().collect::<io::Result<Vec<_>>>() {
+                Ok(found) => {
+                    assert!(changed.iter().all(|range| covered(&found, *range)), "a change is missing: {found:?}")
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
+            }
+        }
+        assert!(ended.unwrap().success());
+    }
+    assert!(contents(&base) == before && contents(&cut) == after);
+    assert!(noticed, "three balances passed unnoticed");
+    assert!(!pool.filesystem().moving().unwrap());
+}
+
+fn covered(changes: &[Change], range: BlockRange) -> bool {
+    let covers = |change: &&Change| change.range().first <= range.first && range.end() <= change.range().end();
+    changes.iter().any(|change| covers(&change))
 }
 
 fn refused(kind: Kind) -> ErrorKind {

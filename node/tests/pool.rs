@@ -129,7 +129,7 @@ fn removing_frees_space_and_may_be_repeated(kind: Kind) {
     let empty = pool.pool().usage().unwrap();
     assert!(empty.capacity > GIB && empty.capacity <= 2 * GIB, "{empty:?}");
     let data = pool.volume("a", GIB);
-    let blocks: Vec<u8> = (0..256 * MIB).map(|index| (index % 251) as u8).collect();
+    let blocks: Vec<u8> = (0..=250).cycle().take(256 << 20).collect();
     let image = open_direct(&data.join(IMAGE)).unwrap();
     write_direct(&image, &blocks, 0);
     image.sync_all().unwrap();

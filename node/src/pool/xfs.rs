@@ -70,7 +70,7 @@ impl PoolFilesystem for Xfs {
 
     fn clone_writable(&self, data: &Path, into: &Path) -> io::Result<()> {
         let source = open_image(data)?;
-        undone(into, || Ok(rustix::fs::ioctl_ficlone(new_image(into)?, &source).during("clone", data)?))
+        undone(into, || rustix::fs::ioctl_ficlone(new_image(into)?, &source).during("clone", data))
     }
 
     fn remove(&self, data: &Path) -> io::Result<()> {
