@@ -1,8 +1,8 @@
 //! Where the master key comes from.
 //!
 //! The first of these that is given: `--key-file`, the environment (`VARVE_MASTER_KEY_FILE` or `VARVE_MASTER_KEY`,
-//! never both), `key_file` of the configuration. Only `varve standalone` goes on to a [default path](DEFAULT_FILE), and
-//! only it makes a key of its own accord: where there is neither a key nor a repository yet.
+//! never both), `key_file` of the configuration, and last the [default path](DEFAULT_FILE). Only `varve standalone` makes
+//! a key of its own accord: at the default path, where there is neither a key nor a repository yet.
 
 use std::{env, ffi::OsString, path::Path, path::PathBuf};
 

@@ -93,12 +93,11 @@ pub(crate) async fn restore(repository: &Repository, root: &Root, to: &Path, out
 
     let target = Arc::new(Image(partial.as_file().try_clone().context("sharing the image")?));
     let counters = Progress::default();
-    let work = repository.hydrate(root, target.clone(), counters.clone(), cancel.clone());
+    let work = repository.hydrate(root, target, counters.clone(), cancel);
     let statistics = progress::watch("restoring", &counters, work).await?;
 
     let file = to.to_owned();
     spawn_blocking(move || -> anyhow::Result<()> {
-        target.sync().context("making the image durable")?;
         match partial.persist_noclobber(&file) {
             Ok(_) => {}
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
