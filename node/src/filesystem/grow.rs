@@ -26,6 +26,15 @@ use crate::sys;
 const RESIZE2FS: Tool = Tool { name: "resize2fs", package: "e2fsprogs", limit: Duration::from_secs(3600) };
 const XFS_GROWFS: Tool = Tool { name: "xfs_growfs", package: "xfsprogs", limit: Duration::from_secs(600) };
 
+/// `s_blocks_count_lo`, `s_log_block_size`, `s_feature_incompat` and `s_blocks_count_hi` of ext4's superblock
+/// (fs/ext4/ext4.h), from its beginning.
+const EXT_BLOCKS_LOW: usize = 0x4;
+const EXT_BLOCK_SIZE: usize = 0x18;
+const EXT_INCOMPATIBLE: usize = 0x60;
+const EXT_BLOCKS_HIGH: usize = 0x150;
+/// `EXT4_FEATURE_INCOMPAT_64BIT`: the high half of the count means something.
+const WIDE: u32 = 0x80;
+
 /// Super options that the kernel shows and does not take.
 const SHOWN_ONLY: &[&str] = &["seclabel"];
 
@@ -54,7 +63,22 @@ fn grow_ext4(device: &Path, target: &Path) -> Result<()> {
     let folder = File::open(target).map_err(|error| system("open", target, error))?;
     let block = rustix::fs::fstatvfs(&folder).map_err(|errno| system("measure", target, errno.into()))?.f_bsize;
     let blocks = bytes.checked_div(block).unwrap_or_default();
+    // Asked even for nothing, the kernel wants the capability, and without it the volume would be unmounted for nothing.
+    if ext4_bytes(&repair::ext_superblock(device)?) >= blocks.saturating_mul(block) {
+        return Ok(());
+    }
     rustix::fs::ext4_ioc_resize_fs(&folder, blocks).map_err(|errno| system("grow", target, errno.into()))
+}
+
+/// Returns the size of an ext4 in bytes, as its superblock tells.
+fn ext4_bytes(superblock: &[u8; 1024]) -> u64 {
+    let field = |at: usize| {
+        let bytes = superblock[at..at + 4].try_into().expect("four bytes are four bytes");
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    let high = if field(EXT_INCOMPATIBLE) & u64::from(WIDE) == 0 { 0 } else { field(EXT_BLOCKS_HIGH) };
+    let block = 1024_u64.checked_shl(u32::try_from(field(EXT_BLOCK_SIZE)).unwrap_or(u32::MAX)).unwrap_or(0);
+    (high << 32 | field(EXT_BLOCKS_LOW)).saturating_mul(block)
 }
 
 /// Unmounts an ext4 that nobody uses from everywhere, grows it, and mounts it as it was.
@@ -109,4 +133,22 @@ fn restore(device: &Path, primary: &Mount, mount: &Mount) -> Result<()> {
     let inner = mount.root.strip_prefix("/").unwrap_or(&mount.root);
     rustix::mount::mount_bind(primary.target.join(inner), &mount.target).map_err(system)?;
     rustix::mount::mount_remount(&mount.target, MountFlags::BIND | flags, c"").map_err(system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_an_ext4_has_two_halves() {
+        let mut superblock = [0; 1024];
+        superblock[EXT_BLOCKS_LOW..][..4].copy_from_slice(&3_u32.to_le_bytes());
+        superblock[EXT_BLOCK_SIZE..][..4].copy_from_slice(&2_u32.to_le_bytes());
+        superblock[EXT_BLOCKS_HIGH..][..4].copy_from_slice(&1_u32.to_le_bytes());
+        assert_eq!(ext4_bytes(&superblock), 3 * 4096);
+        superblock[EXT_INCOMPATIBLE..][..4].copy_from_slice(&WIDE.to_le_bytes());
+        assert_eq!(ext4_bytes(&superblock), (1_u64 << 32 | 3) * 4096);
+        superblock[EXT_BLOCK_SIZE..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(ext4_bytes(&superblock), 0);
+    }
 }

@@ -41,12 +41,18 @@ fn is_sound(state: u16) -> bool {
 }
 
 fn ext_state(device: &Path) -> Result<u16> {
+    let superblock = ext_superblock(device)?;
+    Ok(u16::from_le_bytes([superblock[EXT_STATE], superblock[EXT_STATE + 1]]))
+}
+
+/// Reads the superblock of an ext4, mounted or not.
+pub(super) fn ext_superblock(device: &Path) -> Result<[u8; 1024]> {
     let system = |action| move |source| Error::System { action, path: device.to_owned(), source };
     let mut superblock = [0; 1024];
     let offset = u64::try_from(EXT_SUPERBLOCK).expect("1024 is a u64");
     let file = File::open(device).map_err(system("open"))?;
     file.read_exact_at(&mut superblock, offset).map_err(system("read"))?;
-    Ok(u16::from_le_bytes([superblock[EXT_STATE], superblock[EXT_STATE + 1]]))
+    Ok(superblock)
 }
 
 /// Runs `e2fsck -p`, with more options.

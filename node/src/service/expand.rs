@@ -7,6 +7,7 @@ use varve_csi::{capability::Capability, capacity::CapacityRange};
 use super::{
     access,
     error::{Error, Result},
+    presence::is_writable,
     stage,
     statistics::{Shown, shown},
 };
@@ -30,11 +31,11 @@ pub(super) fn expand(
         return Err(Error::Size { id, bytes, wanted: format!("at least {} are required", range.required) });
     }
     let device = stage::attach(volume)?;
-    let Shown::Filesystem(_) = shown else { return Ok(bytes) };
+    let Shown::Filesystem = shown else { return Ok(bytes) };
     let Some(filesystem) = access::filesystem(record.presentation) else { return Ok(bytes) };
     // A publication may be read-only and the file system not: what counts is where it is staged.
     let staged = volume.staged().ok_or_else(|| Error::NotThere { id, path: path.to_owned() })?;
-    if filesystem::mount_at(&staged.path)?.is_some_and(|mount| mount.is_read_only()) {
+    if filesystem::mount_at(&staged.path)?.is_some_and(|mount| !is_writable(&mount)) {
         return Err(Error::ReadOnly(id));
     }
     filesystem::grow(&device.path(), &staged.path, filesystem)?;

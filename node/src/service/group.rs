@@ -13,7 +13,6 @@
 
 use std::{
     ffi::CStr,
-    fs::File,
     io,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,

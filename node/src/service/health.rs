@@ -13,11 +13,11 @@ use varve_proto::csi::{
 };
 use varve_repository::{Repository, id::VolumeId};
 
-use super::presence::{At, Presence};
+use super::presence::{At, Presence, is_writable};
 use crate::{
     agent::{Ailment, Severity},
     device::LoopDevice,
-    filesystem::{self, Mount},
+    filesystem::Mount,
     volume::{Access, Staged, Volume},
 };
 
@@ -59,7 +59,7 @@ fn of_mount(mount: &Mount, read_only: bool) -> Option<Ailment> {
         let message = format!("its file system does not answer ({error}): unstage it, so that it is checked");
         return Some(inaccessible("FilesystemFailed", message));
     }
-    (mount.is_read_only() && !read_only).then(|| {
+    (!is_writable(mount) && !read_only).then(|| {
         let message = "its file system became read-only after an error: unstage it, so that it is checked";
         inaccessible("FilesystemReadOnly", message.to_owned())
     })

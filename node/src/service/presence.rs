@@ -17,6 +17,14 @@ use crate::{
     volume::Volume,
 };
 
+/// What ext4 shows among its options once it has stopped writing after an error, without being called `ro` (fs/ext4/super.c).
+const GAVE_UP: [&str; 2] = ["emergency_ro", "shutdown"];
+
+/// Tells whether a mounted file system takes writes.
+pub(super) fn is_writable(mount: &Mount) -> bool {
+    !mount.is_read_only() && !mount.super_options.split(',').any(|option| GAVE_UP.contains(&option))
+}
+
 /// Where a volume is.
 #[derive(Debug)]
 pub(super) struct Presence {

@@ -18,7 +18,7 @@ use super::{
     access,
     error::{Error, Result},
     group,
-    presence::{At, Presence},
+    presence::{At, Presence, is_writable},
     stage::{occupied, publication},
 };
 use crate::{
@@ -49,6 +49,7 @@ pub(super) fn publish(volume: &Volume, wanted: &Wanted) -> Result<()> {
         mode: wanted.capability.access_mode,
     };
     admit(volume, &staged, &presence, &one)?;
+    check_target(&presence, &one.target, &access)?;
     let known = publication(&staged, &one.target).is_some();
     let mut after = staged.clone();
     after.publications.retain(|other| other.target != one.target);
@@ -115,7 +116,8 @@ fn place(
         device.set_read_only(one.read_only).map_err(Error::system("set the access of", device.path()))?;
     }
     if let Some(group) = group
-        && !filesystem::mount_at(&staged.path)?.is_some_and(|mount| mount.is_read_only())
+        && !one.read_only
+        && filesystem::mount_at(&staged.path)?.is_some_and(|mount| is_writable(&mount))
     {
         group::give(&staged.path, group)?;
     }
@@ -134,31 +136,37 @@ fn place(
     Ok(())
 }
 
-/// Makes the folder, or the file for a device, that the volume is bound to. Its parent is the caller's to make.
-fn make_target(target: &Path, access: &Access) -> Result<()> {
+/// Checks that the target is the driver's, or can be made. Before anything is written down, so that a refusal changes
+/// nothing.
+fn check_target(presence: &Presence, target: &Path, access: &Access) -> Result<()> {
     let refuse = |what| Err(Error::Path { path: target.to_owned(), what });
+    match presence.at(target)? {
+        At::Other => return Err(occupied(target)),
+        At::Volume(_) => return Ok(()),
+        At::Nothing => {}
+    }
+    match (fs::symlink_metadata(target), access) {
+        (Ok(found), Access::Block) if found.is_file() => Ok(()),
+        (Ok(found), Access::Mount { .. }) if found.is_dir() => Ok(()),
+        (Ok(_), Access::Block) => refuse("is there already, and no file that a device can be bound to"),
+        (Ok(_), Access::Mount { .. }) => refuse("is there already, and no folder that a volume can be bound to"),
+        (Err(error), _) if is_absent(&error) => match target.parent().map(Path::is_dir) {
+            Some(true) => Ok(()),
+            _ => refuse("cannot be made: its parent is no folder, and is the caller's to make"),
+        },
+        (Err(error), _) => Err(Error::system("inspect", target)(error)),
+    }
+}
+
+/// Makes the folder, or the file for a device, that the volume is bound to.
+fn make_target(target: &Path, access: &Access) -> Result<()> {
     let made = match access {
         Access::Block => OpenOptions::new().write(true).create_new(true).mode(0o600).open(target).map(drop),
         Access::Mount { .. } => fs::create_dir(target),
     };
     match made {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            refuse("cannot be made: its parent does not exist, and is the caller's to make")
-        }
-        Err(error) if error.kind() == ErrorKind::NotADirectory => {
-            refuse("cannot be made: a part of its path is no folder")
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(target).map_err(Error::system("inspect", target))?;
-            match access {
-                Access::Block if found.is_file() => Ok(()),
-                Access::Block => refuse("is there already, and no file that a device can be bound to"),
-                Access::Mount { .. } if found.is_dir() => Ok(()),
-                Access::Mount { .. } => refuse("is there already, and no folder that a volume can be bound to"),
-            }
-        }
-        Err(error) => Err(Error::system("make", target)(error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::system("make", target)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     error::{Error, Result},
     format::{self, Age},
     group,
-    presence::{At, Presence},
+    presence::{At, Presence, is_writable},
 };
 use crate::{
     device::{LoopDevice, Options},
@@ -98,7 +98,7 @@ fn mount(volume: &Volume, filesystem: Filesystem, path: &Path, flags: &[String],
             (device, age)
         }
     };
-    if filesystem::mount_at(path)?.is_some_and(|mount| mount.is_read_only()) {
+    if filesystem::mount_at(path)?.is_some_and(|mount| !is_writable(&mount)) {
         return Ok(());
     }
     if age == Age::Old {

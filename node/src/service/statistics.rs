@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shown {
     /// Its file system.
-    Filesystem(LoopDevice),
+    Filesystem,
     /// Its device.
     Device(LoopDevice),
 }
@@ -33,7 +33,7 @@ pub(super) fn shown(volume: &Volume, path: &Path) -> Result<Shown> {
     // A path that is not absolute would be looked up from wherever the process happens to run.
     let at = if path.is_absolute() { presence.at(path)? } else { At::Nothing };
     match (staged.access, at) {
-        (Access::Mount { .. }, At::Volume(_)) => Ok(Shown::Filesystem(device)),
+        (Access::Mount { .. }, At::Volume(_)) => Ok(Shown::Filesystem),
         (Access::Block, At::Volume(_)) => Ok(Shown::Device(device)),
         (Access::Block, _) if staged.path == path => Ok(Shown::Device(device)),
         _ => Err(not_there()),
@@ -47,7 +47,7 @@ pub(super) fn measure(volume: &Volume, path: &Path) -> Result<Vec<VolumeUsage>> 
             let total = device.size().map_err(Error::system("measure", device.path()))?;
             Ok(vec![VolumeUsage { total: wire(total), unit: Unit::Bytes.into(), ..VolumeUsage::default() }])
         }
-        Shown::Filesystem(_) => {
+        Shown::Filesystem => {
             let usage = filesystem::usage(path)?;
             Ok(vec![
                 VolumeUsage {
