@@ -350,14 +350,14 @@ fn a_foreign_file_is_refused_and_left_as_it_was() {
     let folder = folder();
     let make = |name: &str, program: &str, options: &[&str]| {
         let path = folder.path().join(name);
-        File::create_new(&path).unwrap().set_len(512 * MIB).unwrap();
+        File::create_new(&path).unwrap().set_len(320 * MIB).unwrap();
         assert!(Command::new(program).args(options).arg(&path).status().unwrap().success());
         path
     };
     let text = folder.path().join("text");
     fs::write(&text, "not a pool at all").unwrap();
     let blank = folder.path().join("blank");
-    File::create_new(&blank).unwrap().set_len(GIB).unwrap();
+    File::create_new(&blank).unwrap().set_len(64 * MIB).unwrap();
     let cases = [
         (make("ext4", "mkfs.ext4", &["-q"]), "it holds ext4"),
         (make("xfs", "mkfs.xfs", &["-q", "-L", "mine"]), "it holds xfs labelled \"mine\""),

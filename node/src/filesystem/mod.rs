@@ -4,8 +4,9 @@
 //! those of the distribution; the end of what they wrote is part of the error that they cause.
 //!
 //! # Crash consistency
-//! Nothing is remembered: what is mounted where is read from the kernel each time. A `mkfs` that was cut short leaves a
-//! device that is not blank, or that is and is made anew: both kinds write their superblock last or fail to mount without.
+//! Nothing is remembered: what is mounted where is read from the kernel each time. A `mkfs` that was cut short leaves a blank
+//! device, an XFS that says of itself that it is being made (both are made anew), or, in the moments in which mke2fs writes
+//! its tables, an unrecognised one, which takes a person.
 
 pub(crate) mod command;
 mod error;
