@@ -18,7 +18,7 @@ use crate::{
 
 /// What uses an image.
 #[derive(Debug)]
-pub enum Use {
+pub(crate) enum Use {
     /// Nothing: it is not attached.
     Nothing,
     /// Its device, as a raw block volume or not mounted at present.
@@ -29,7 +29,7 @@ pub enum Use {
 
 /// A mounted file system, held open at one of its mount points.
 #[derive(Debug)]
-pub struct MountPoint {
+pub(crate) struct MountPoint {
     path: PathBuf,
     folder: File,
 }
@@ -39,7 +39,7 @@ impl Use {
     ///
     /// # Errors
     /// The system's; also where a mount is there and none of its mount points can be reached.
-    pub fn of(image: &Path) -> io::Result<Self> {
+    pub(crate) fn of(image: &Path) -> io::Result<Self> {
         let Some(device) = LoopDevice::find(image)? else { return Ok(Self::Nothing) };
         let mounts = mounts_of(device)?;
         if mounts.is_empty() {
@@ -55,7 +55,7 @@ impl Use {
     ///
     /// # Errors
     /// The system's.
-    pub fn flush(&self) -> io::Result<()> {
+    pub(crate) fn flush(&self) -> io::Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Device(device) => device.sync_all(),
@@ -68,7 +68,7 @@ impl Use {
 ///
 /// # Errors
 /// The system's.
-pub fn mounts_of(device: LoopDevice) -> io::Result<Vec<Mount>> {
+pub(crate) fn mounts_of(device: LoopDevice) -> io::Result<Vec<Mount>> {
     let mut mounts = filesystem::mounts_of(&device.path()).map_err(io::Error::other)?;
     mounts.retain(|mount| mount.filesystem != "devtmpfs");
     Ok(mounts)
@@ -76,7 +76,7 @@ pub fn mounts_of(device: LoopDevice) -> io::Result<Vec<Mount>> {
 
 impl MountPoint {
     /// Opens a mount point; `None` where something else is at its path, being mounted over it.
-    pub fn open(mount: &Mount) -> Option<Self> {
+    pub(crate) fn open(mount: &Mount) -> Option<Self> {
         let folder = File::open(&mount.target).ok()?;
         let device = folder.metadata().ok()?.dev();
         let found = (rustix::fs::major(device), rustix::fs::minor(device));

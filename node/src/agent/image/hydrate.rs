@@ -113,7 +113,7 @@ impl Agent {
         let placed = making.place(wanted, Some(id));
         let kept = cut.and_then(|()| {
             if placed.is_err() {
-                return Ok(pool.remove_folder(&folder)?);
+                return pool.remove_folder(&folder);
             }
             cut::write_record(&folder, &record)?;
             pool.commit_folder(&folder, &pool.cut_dir(id))?;
