@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
@@ -52,8 +53,31 @@ pub(crate) enum Fault {
     LostAnswer,
     /// The work is not done, and this is why.
     Verdict(Code),
+    /// As a verdict, once the gate is open.
+    VerdictAfter(Code, Gate),
     /// Just before the work every cut is offloaded and forgotten.
     OffloadFirst,
+}
+
+/// Holds a call until a test lets it go on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Notify, Notify)>);
+
+impl Gate {
+    /// Waits until a call is at the gate.
+    pub(crate) async fn reached(&self) {
+        self.0.0.notified().await;
+    }
+
+    /// Lets the call go on.
+    pub(crate) fn open(&self) {
+        self.0.1.notify_one();
+    }
+
+    async fn pass(&self) {
+        self.0.0.notify_one();
+        self.0.1.notified().await;
+    }
 }
 
 /// The stand-in. Cloning shares it.
@@ -62,6 +86,7 @@ pub(crate) struct FakeAgent {
     node: String,
     repository: Repository,
     state: Arc<Mutex<World>>,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -99,12 +124,17 @@ impl FakeAgent {
             prompt: false,
             waits: Vec::new(),
         };
-        Self { node: node.to_owned(), repository, state: Arc::new(Mutex::new(state)) }
+        Self { node: node.to_owned(), repository, state: Arc::new(Mutex::new(state)), gate: Gate::default() }
     }
 
     /// Lets the next call of a method go wrong, after those already told to.
     pub(crate) fn fail(&self, method: Method, fault: Fault) {
         self.state().faults.entry(method).or_default().push_back(fault);
+    }
+
+    /// The gate of this node.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
     }
 
     /// How often a method was called.
@@ -209,6 +239,10 @@ impl FakeAgent {
         };
         match fault {
             Some(Fault::Verdict(code)) => Err(Status::new(code, format!("node {:?} is told to fail", self.node))),
+            Some(Fault::VerdictAfter(code, gate)) => {
+                gate.pass().await;
+                Err(Status::new(code, format!("node {:?} is told to fail", self.node)))
+            }
             Some(Fault::LostAnswer) => {
                 work.await?;
                 Err(Status::unknown("the connection was reset"))

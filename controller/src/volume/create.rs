@@ -9,130 +9,30 @@
 //! it elsewhere, only after the image is known to be gone from the first.
 //!
 //! # Concurrency
-//! A record that is complete is never touched from here. One that is not may only be completed while it still names
-//! the incarnation and the node that the image was made with; a controller that finds it changed removes its image.
-
-use std::collections::BTreeMap;
+//! A record that is complete is never touched from here, nor is its image. A claim is completed only while it is still as
+//! the image was asked for with. Whoever is about to remove an unfinished image renews the claim first, by a conditional
+//! update: either that finds the claim completed by another controller, or the other's completion finds it renewed.
 
 use tonic::{Code, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
-use varve_csi::{capability::Capability, capacity::CapacityRange, name};
 use varve_proto::{
     agent::{CreateImageRequest, create_image_request},
     csi,
 };
 use varve_repository::{
     Claim, Versioned,
-    record::volume::{OffloadParameters, Presentation, Source, VolumeRecord},
+    record::volume::{Source, VolumeRecord},
 };
 
-use super::{
-    described, exclusively,
-    source::{self, Origin},
-};
+use super::{described, exclusively, order::Order, source::Origin};
 use crate::{
     Controller,
     agent::{Agent, is_transient},
     catalog::{self, stored},
     nodes,
-    parameters::{self, Offload},
     placement::{self, Choice, Demand},
-    presentation::{self, DEFAULT_BYTES, GRANULE, Wanted},
-    topology::Requirement,
 };
-
-/// A validated `CreateVolumeRequest`.
-#[derive(Debug)]
-struct Order {
-    name: String,
-    range: CapacityRange,
-    wanted: Wanted,
-    source: Option<Source>,
-    requirement: Requirement,
-    class: Offload,
-    mutable: Offload,
-    parameters: BTreeMap<String, String>,
-}
-
-impl Order {
-    fn parse(request: &csi::CreateVolumeRequest) -> Result<Self, Status> {
-        let name = name::required("name", &request.name)?.to_owned();
-        let capabilities = Capability::parse_all("volume_capabilities", &request.volume_capabilities)?;
-        Ok(Self {
-            name,
-            range: CapacityRange::parse("capacity_range", request.capacity_range.as_ref())?,
-            wanted: Wanted::of(&capabilities),
-            requirement: Requirement::parse("accessibility_requirements", request.accessibility_requirements.as_ref())?,
-            class: Offload::parse("parameters", &request.parameters)?,
-            mutable: Offload::parse("mutable_parameters", &request.mutable_parameters)?,
-            parameters: parameters::recorded(&request.parameters),
-            source: source::parse(request.volume_content_source.as_ref())?,
-        })
-    }
-
-    /// Tells whether the volume that has the name is the one asked for, its place aside (CSI, CreateVolume:
-    /// "compatible").
-    fn compare(&self, record: &VolumeRecord) -> Result<(), Status> {
-        let mut differences = Vec::new();
-        if !self.range.admits(record.capacity_bytes) {
-            differences.push(format!("capacity_range does not admit its {} bytes", record.capacity_bytes));
-        }
-        if !self.wanted.admits(record.presentation) {
-            let is = record.presentation.as_str();
-            differences.push(format!("volume_capabilities ask for {}, it is {is}", self.wanted.as_str()));
-        }
-        if self.source != record.source {
-            differences.push("volume_content_source is another".to_owned());
-        }
-        if Offload::recorded(&record.parameters) != Some(self.class) {
-            differences.push("parameters are others".to_owned());
-        }
-        if !self.mutable.holds_in(record.offload) {
-            differences.push("mutable_parameters are others".to_owned());
-        }
-        if differences.is_empty() { Ok(()) } else { Err(taken(record, &differences.join("; "))) }
-    }
-
-    /// Tells whether the volume that has the name is where it is asked for.
-    fn compare_place(&self, record: &VolumeRecord) -> Result<(), Status> {
-        if self.requirement.admits(&record.home_node) {
-            return Ok(());
-        }
-        Err(taken(record, &format!("accessibility_requirements exclude its node {:?}", record.home_node)))
-    }
-
-    /// Settles what the new volume is presented as.
-    fn presentation(&self, origin: Option<&Origin>) -> Result<Presentation, Status> {
-        let source = origin.and_then(|origin| origin.presentation);
-        let presentation = self.wanted.settle(source);
-        match source {
-            Some(source) if source != presentation => Err(Status::invalid_argument(format!(
-                "volume_capabilities ask for {}, and volume_content_source is {}: ask for the same",
-                self.wanted.as_str(),
-                source.as_str()
-            ))),
-            _ => Ok(presentation),
-        }
-    }
-
-    /// Settles the new volume's size in bytes.
-    fn bytes(&self, presentation: Presentation, origin: Option<&Origin>) -> Result<u64, Status> {
-        let smallest = presentation::smallest(presentation);
-        let Some(origin) = origin else { return self.range.pick(DEFAULT_BYTES.max(smallest), smallest, GRANULE) };
-        if self.range.required != 0 && self.range.required.next_multiple_of(GRANULE) < origin.bytes {
-            return Err(Status::out_of_range(format!(
-                "capacity_range.required_bytes is {}: expected at least the {} bytes of volume_content_source",
-                self.range.required, origin.bytes
-            )));
-        }
-        self.range.pick(origin.bytes, smallest.max(origin.bytes), GRANULE)
-    }
-}
-
-fn taken(record: &VolumeRecord, difference: &str) -> Status {
-    Status::already_exists(format!("name is {:?}, which volume {} has: {difference}", record.name, record.id))
-}
 
 impl Controller {
     /// Makes a volume, or finds the one that was made under the name.
@@ -179,7 +79,7 @@ impl Controller {
             presentation,
             home_node: choice.best,
             source: order.source,
-            offload: order.mutable.over(order.class.over(OffloadParameters::default())),
+            offload: order.offload(),
             parameters: order.parameters.clone(),
             created_at: seams.clock.now(),
             complete: false,
@@ -207,11 +107,15 @@ impl Controller {
         };
         let choice = self.choose(order, record.capacity_bytes, origin).await?;
         info!(volume = %record.id, from = record.home_node, to = choice.best, "moving an unfinished creation");
-        match home {
-            Ok(home) => discard(&home, record).await?,
-            Err(nodes::Error::Unknown { .. }) => {}
+        let found = match home {
+            Ok(home) => {
+                let found = self.renew(found).await?;
+                discard(&home, &found.value).await?;
+                found
+            }
+            Err(nodes::Error::Unknown { .. }) => found,
             Err(error) => return Err(error.into()),
-        }
+        };
         let record = self.assign(found, choice.best).await?;
         self.fill(record, choice.others).await
     }
@@ -233,6 +137,11 @@ impl Controller {
             if is_transient(&status) {
                 return Err(status);
             }
+            let current = catalog::volume(self.repository(), record.id).await?;
+            if current.value != record {
+                return Err(changed(&record));
+            }
+            let current = self.renew(current).await?;
             discard(&agent, &record).await?;
             let next = if status.code() == Code::ResourceExhausted { others.next() } else { None };
             let Some(next) = next else {
@@ -240,12 +149,15 @@ impl Controller {
                 return Err(status);
             };
             info!(volume = %record.id, from = record.home_node, to = next, reason = status.message(), "trying the next node");
-            let current = catalog::volume(self.repository(), record.id).await?;
-            if current.value != record {
-                return Err(changed(&record));
-            }
             record = self.assign(current, next).await?;
         }
+    }
+
+    /// Makes an unfinished claim one that nobody else has read.
+    async fn renew(&self, current: Versioned<VolumeRecord>) -> Result<Versioned<VolumeRecord>, Status> {
+        let now = self.repository().seams().clock.now();
+        let record = VolumeRecord { created_at: now, ..current.value.clone() };
+        stored(self.repository().update_volume(current, record).await)
     }
 
     /// Gives an unfinished claim another node.

@@ -12,6 +12,7 @@ mod expand;
 pub(crate) mod health;
 mod list;
 mod modify;
+mod order;
 mod source;
 #[cfg(test)]
 mod tests;

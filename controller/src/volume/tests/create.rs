@@ -299,3 +299,24 @@ async fn two_controllers_make_one_volume() {
     assert!(record.complete);
     assert_eq!(held.image.incarnation, record.incarnation.to_string());
 }
+
+#[tokio::test]
+async fn a_late_verdict_does_not_end_what_another_controller_completed() {
+    let bench = Bench::new(&["a"]).await;
+    bench.agent("a").fail(Method::CreateImage, Fault::LostAnswer);
+    create(&bench, order("data")).await.unwrap_err();
+    // This controller goes on with the claim, and while its call is under way another one completes it.
+    let other = crate::Controller::new(bench.repository.clone(), bench.nodes(), crate::Options::default());
+    let agent = bench.agent("a");
+    agent.fail(Method::CreateImage, Fault::VerdictAfter(Code::Internal, agent.gate()));
+    let late = tokio::spawn({
+        let bench = bench.clone();
+        async move { create(&bench, order("data")).await }
+    });
+    agent.gate().reached().await;
+    let volume = other.create_volume(order("data")).await.unwrap().volume.unwrap();
+    agent.gate().open();
+    assert_eq!(late.await.unwrap().unwrap_err().code(), Code::Aborted);
+    assert!(bench.record(&volume.volume_id).await.unwrap().complete);
+    assert!(agent.held(&volume.volume_id).is_some());
+}
