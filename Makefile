@@ -3,6 +3,7 @@
 # Versions of the tools that tests run; `make tools` builds them into target/tools/bin.
 CSI_SANITY := v5.6.0
 VERSITYGW  := v1.8.0
+ENVOY      := 1.40.0
 
 ARGS ?=
 
@@ -29,9 +30,10 @@ audit: ## check licences, sources and advisories of every dependency; installs c
 
 tools: ## install what the tests need
 	@scripts/packages xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 util-linux:losetup \
-		fio:fio sqlite3:sqlite3
+		fio:fio sqlite3:sqlite3 etcd-server:etcd
 	@scripts/go-tool github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity $(CSI_SANITY)
 	@scripts/go-tool github.com/versity/versitygw/cmd/versitygw $(VERSITYGW)
+	@scripts/envoy $(ENVOY)
 
 clean: ## remove everything that was built
 	cargo clean

@@ -5,11 +5,13 @@ use std::{
     net::TcpStream,
 };
 
+/// The host that is asked for, whatever port the server listens on: a cache keeps its entries by host.
+const HOST: &str = "workload.invalid";
+
 /// A connection that is kept open.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
-    host: String,
 }
 
 /// An answer.
@@ -26,16 +28,13 @@ impl Connection {
     pub(crate) fn open(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), host: format!("127.0.0.1:{port}") })
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Sends a request with a body (none where it is empty) and reads the answer.
     pub(crate) fn send(&mut self, method: &str, path: &str, header: &str, body: &str) -> io::Result<Answer> {
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{header}content-length: {}\r\n\r\n{body}",
-            self.host,
-            body.len()
-        );
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: {HOST}\r\n{header}content-length: {}\r\n\r\n{body}", body.len());
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
