@@ -103,10 +103,10 @@ impl Check<'_> {
 
     fn hurt(&mut self, object: &str, root: &Root, ranges: Vec<(u64, u64)>) {
         let (snapshot, volume) = (root.description.id, Some(root.description.volume));
-        if let Some(damage) = self.damages.get_mut(object) {
-            if damage.hurt.iter().all(|hurt| hurt.snapshot != snapshot) {
-                damage.hurt.push(Hurt { snapshot, volume, ranges });
-            }
+        if let Some(damage) = self.damages.get_mut(object)
+            && damage.hurt.iter().all(|hurt| hurt.snapshot != snapshot)
+        {
+            damage.hurt.push(Hurt { snapshot, volume, ranges });
         }
     }
 }

@@ -127,10 +127,11 @@ impl Attempt {
         let opening = Opening::new(self.repository.uuid(), &self.request);
         if let Some(found) = self.find_journal(&opening).await? {
             let standing = self.repository.read_intent(self.request.description.id).await?;
-            if standing.is_some_and(|intent| intent.value.upload == found.upload && intent.value.pins == self.pins()) {
-                if let Some(resumed) = self.resume(found).await? {
-                    return Ok(resumed);
-                }
+            let stands = |intent: &Intent| intent.upload == found.upload && intent.pins == self.pins();
+            if standing.is_some_and(|intent| stands(&intent.value))
+                && let Some(resumed) = self.resume(found).await?
+            {
+                return Ok(resumed);
             }
         }
         let upload = UploadId::from_bytes(self.repository.seams().random());

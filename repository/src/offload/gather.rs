@@ -249,7 +249,7 @@ mod tests {
                     gatherer.zero(range, &mut out);
                 } else {
                     // Zero blocks are mixed in where the kind is 1.
-                    let tag = |n: u64| if kind == 1 && n % 3 == 0 { 0 } else { u8::try_from(n % 250).unwrap() + 1 };
+                    let tag = |n: u64| if kind == 1 && n.is_multiple_of(3) { 0 } else { u8::try_from(n % 250).unwrap() + 1 };
                     let bytes: Vec<u8> = (range.first.0..position).flat_map(|n| block(tag(n))).collect();
                     gatherer.data(range.first, &bytes, &mut out);
                     model.extend((range.first.0..position).map(|n| (n, tag(n))));

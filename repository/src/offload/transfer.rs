@@ -331,12 +331,12 @@ impl Transfer {
 
     /// Puts the level's run if it is full.
     pub(super) async fn put_full_run(&self, level: &mut Level, journal: &mut Journal) -> Result<()> {
-        if level.writer.is_full() {
-            if let Some(finished) = level.writer.finish() {
-                let reference = self.put_run(finished).await?;
-                let entry = self.append(Entry::Run(reference), journal).await?;
-                level.enter(entry)?;
-            }
+        if level.writer.is_full()
+            && let Some(finished) = level.writer.finish()
+        {
+            let reference = self.put_run(finished).await?;
+            let entry = self.append(Entry::Run(reference), journal).await?;
+            level.enter(entry)?;
         }
         Ok(())
     }

@@ -119,11 +119,11 @@ impl Level {
     /// Makes `head` the first segment that ends after `position`, if there is one before `end`.
     async fn advance(&mut self, repository: &Repository, position: Blocks, end: Blocks, skip: &Skip) -> Result<()> {
         loop {
-            if let Some(head) = self.head {
-                if head.range.end() > position {
-                    self.head = Some(head.from(position));
-                    return Ok(());
-                }
+            if let Some(head) = self.head
+                && head.range.end() > position
+            {
+                self.head = Some(head.from(position));
+                return Ok(());
             }
             self.head = self.page.next();
             if self.head.is_none() && !self.next_page(repository, position, end, skip).await? {
@@ -171,3 +171,6 @@ impl Level {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
