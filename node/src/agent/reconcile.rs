@@ -85,8 +85,8 @@ struct Belonging {
 pub(super) async fn start(config: Config, pool: Pool, repository: Repository) -> Result<Agent, StartError> {
     let given = repository.uuid();
     let (pool, volumes, cuts) = tokio::task::spawn_blocking(move || {
-        belong(&pool, given)?;
         thaw(&pool)?;
+        belong(&pool, given)?;
         making::finish_groups(&pool).map_err(StartError::system("completing groups in", pool.cuts_dir()))?;
         let volumes = Volumes::load(&pool.volumes_dir()).map_err(StartError::system("reading", pool.volumes_dir()))?;
         let cuts = Cuts::load(&pool.cuts_dir()).map_err(StartError::system("reading", pool.cuts_dir()))?;
@@ -193,7 +193,7 @@ async fn settle(agent: &Agent, cut: Cut) {
         Err(error) => Err(chain(&error)),
     };
     if let Err(message) = settled {
-        tracing::warn!(snapshot = %cut.id(), message, "what became of the snapshot is not known yet");
+        tracing::warn!(snapshot = %cut.id(), reason = message, "what became of the snapshot is not known yet");
     }
     if let State::Failed { message } = cut.record().state {
         // A person may have seen to it: it is tried once more.

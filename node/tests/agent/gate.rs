@@ -1,4 +1,4 @@
-//! A store with a gate: while it is shut, nobody gets to put a pack, and those who try wait.
+//! A store with a gate: while it is shut, nobody gets to put or read a pack, and those who try wait.
 
 use std::{fmt, ops::Range};
 
@@ -89,10 +89,12 @@ impl ObjectStore for Gate {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.pass(location).await?;
         self.inner.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.pass(location).await?;
         self.inner.get_ranges(location, ranges).await
     }
 

@@ -1,5 +1,7 @@
 //! Cuts and their way into the repository.
 
+use std::fs::File;
+
 use tonic::Code;
 use varve_node::pool::Kind;
 use varve_proto::agent as proto;
@@ -19,6 +21,7 @@ crate::on_both_pools!(
     a_snapshot_outlives_its_volume,
     a_base_that_was_deleted_is_not_built_upon,
     a_refusing_store_fails_the_snapshot_and_says_so,
+    bases_go_when_the_pool_is_nearly_full,
 );
 
 async fn the_first_snapshot_sends_what_is_written_and_the_next_what_changed(kind: Kind) {
@@ -186,4 +189,29 @@ async fn a_refusing_store_fails_the_snapshot_and_says_so(kind: Kind) {
     node.settled(site.snapshot("s1")).await;
     assert_eq!(site.root("s1").await.statistics.data_bytes, MIB);
     assert!(node.images().await[0].ailments.is_empty());
+}
+
+async fn bases_go_when_the_pool_is_nearly_full(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    let image = node.volume(site.volume("one")).image();
+    write(&image, 0, 1, MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    let pool = node.pool().await;
+    assert!(pool.ailments.is_empty(), "{pool:?}");
+    let filler = File::create(node.agent.pool().root().join("filler")).expect("created");
+    let bytes = pool.free_bytes - pool.capacity_bytes / 40;
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, bytes).expect("allocated");
+    filler.sync_all().expect("synced");
+    node.gone(site.snapshot("s1")).await;
+    let pool = node.pool().await;
+    assert_eq!(pool.ailments.first().map(|ailment| ailment.reason.as_str()), Some("PoolNearlyFull"), "{pool:?}");
+
+    // Nothing is lost but time.
+    filler.set_len(0).expect("emptied");
+    write(&image, MIB, 2, BLOCK);
+    node.back_up(site.wanted_cuts(&[("s2", "one")], 0)).await;
+    let root = site.root("s2").await;
+    assert_eq!((root.method, root.statistics.stored_bytes), (Method::Compared, BLOCK));
 }

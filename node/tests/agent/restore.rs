@@ -6,9 +6,16 @@ use tonic::Code;
 use varve_node::pool::Kind;
 use varve_repository::record::snapshot::Method;
 
-use crate::fixture::{BLOCK, MIB, Site, fails_with, write};
+use crate::{
+    fixture::{BLOCK, MIB, Site, fails_with, write},
+    gate::Position,
+};
 
-crate::on_both_pools!(invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool, a_snapshot_that_is_here_is_cloned,);
+crate::on_both_pools!(
+    invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool,
+    a_snapshot_that_is_here_is_cloned,
+    a_restore_that_is_cancelled_leaves_nothing,
+);
 
 async fn invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool(kind: Kind) {
     let site = Site::new(kind).await;
@@ -70,4 +77,51 @@ async fn a_snapshot_that_is_here_is_cloned(kind: Kind) {
     let root = site.root("s3").await;
     assert_eq!((root.base, root.statistics.changed_bytes), (Some(site.snapshot("s1")), BLOCK));
     node.gone(site.snapshot("s1")).await;
+}
+
+async fn a_restore_that_is_cancelled_leaves_nothing(kind: Kind) {
+    let (site, gate) = Site::gated(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    write(&node.volume(site.volume("one")).image(), 0, 1, MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    node.stop().await;
+
+    let other = site.node("b").await;
+    let free = other.pool().await.provisionable_bytes;
+    gate.set(Position::Shut);
+    let making = other.create(site.wanted_from("two", 64 * MIB, "s1"));
+    let deleting = async {
+        gate.somebody_waits().await;
+        // Another wish for the same volume does not join.
+        fails_with(other.create(site.wanted_from("two", 80 * MIB, "s1")).await, Code::Aborted);
+        assert_eq!(other.pool().await.provisionable_bytes, free - 64 * MIB, "it is promised already");
+        other.delete(site.volume("two")).await
+    };
+    let (made, deleted) = tokio::join!(making, deleting);
+    fails_with(made, Code::Aborted);
+    deleted.expect("deleted");
+    assert!(other.images().await.is_empty());
+    assert_eq!(other.pool().await.provisionable_bytes, free);
+    assert_eq!(fs::read_dir(other.agent.pool().making_dir()).expect("listed").count(), 0, "nothing is left");
+
+    // The same by a stop; the next node starts afresh, and joins what is under way.
+    let making = other.create(site.wanted_from("two", 64 * MIB, "s1"));
+    let stopping = async {
+        gate.somebody_waits().await;
+        other.agent.stop().await;
+    };
+    fails_with(tokio::join!(making, stopping).0, Code::Unavailable);
+    fails_with(other.create(site.wanted("three", 64 * MIB)).await, Code::Unavailable);
+    drop(other);
+    let other = site.node("b").await;
+    let first = other.create(site.wanted_from("two", 64 * MIB, "s1"));
+    let second = async {
+        gate.somebody_waits().await;
+        let second = other.create(site.wanted_from("two", 64 * MIB, "s1"));
+        gate.set(Position::Open);
+        second.await
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.and(second).expect("restored");
 }

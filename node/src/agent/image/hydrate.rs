@@ -50,7 +50,7 @@ impl Agent {
         match self.transfer(&wanted, &root, target, &cancel).await {
             Ok(statistics) => {
                 tracing::info!(
-                    volume = %id, snapshot = %source, written = statistics.written_bytes,
+                    snapshot = %source, written = statistics.written_bytes,
                     fetched = statistics.fetched_bytes, millis = started.elapsed().as_millis(), "hydrated"
                 );
                 self.block(move |agent| agent.finish_hydration(&wanted, &root, making)).await
@@ -87,7 +87,7 @@ impl Agent {
                 _ = reports.tick() => {
                     let reading = progress.read();
                     tracing::info!(
-                        volume = %wanted.id, snapshot = %root.description.id,
+                        snapshot = %root.description.id,
                         done = reading.done, total = reading.total, fetched = reading.moved, "hydrating"
                     );
                 }

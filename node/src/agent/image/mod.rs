@@ -21,6 +21,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 use varve_repository::{
     id::{SnapshotId, VolumeId},
@@ -135,10 +136,12 @@ impl Agent {
                     let task = {
                         let (agent, wanted, cancel) = (self.clone(), wanted.clone(), cancel.clone());
                         let listed = Listed(self.clone(), wanted.id);
-                        self.0.tasks.spawn(async move {
+                        let span = tracing::info_span!("image", volume = %wanted.id);
+                        let fill = async move {
                             let _until_the_end = (held, room, listed);
                             agent.fill(wanted, cancel).await.map_err(Arc::new)
-                        })
+                        };
+                        self.0.tasks.spawn(fill.instrument(span))
                     };
                     let done = task
                         .map(|joined| joined.unwrap_or_else(|error| Err(Error::Panicked(error.to_string()).into())))

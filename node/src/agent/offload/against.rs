@@ -34,7 +34,7 @@ impl Agent {
                     return Ok(Chosen { against: Against::Base(id), base: Some((cut, lease)) });
                 }
                 SnapshotState::Absent | SnapshotState::Gone(_) => {
-                    tracing::info!(snapshot = %id, "a base is no longer in the repository and is of no use");
+                    tracing::info!(base = %id, "a base is no longer in the repository and is of no use");
                     drop(lease);
                     self.remove_cut(&cut).await?;
                 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use varve_csi::status::chain;
 use varve_repository::{
     ErrorKind,
@@ -58,7 +59,7 @@ impl Agent {
             // In a task of its own, so that even a panic becomes a failure that somebody sees.
             let attempt = {
                 let (agent, cut) = (self.clone(), cut.clone());
-                self.0.tasks.spawn(async move { agent.attempt(&cut, by_content).await })
+                self.0.tasks.spawn(async move { agent.attempt(&cut, by_content).await }.in_current_span())
             };
             let outcome = attempt.await.unwrap_or_else(|error| Err(Error::Panicked(error.to_string())));
             let error = match outcome {
@@ -75,23 +76,23 @@ impl Agent {
                 Verdict::Leave => return,
                 Verdict::Again if again < AGAIN => {
                     again += 1;
-                    tracing::info!(snapshot = %cut.id(), message, "the base went away: another is chosen");
+                    tracing::info!(reason = message, "the base went away: another is chosen");
                 }
                 Verdict::Distrust => {
                     tracing::error!(
-                        snapshot = %cut.id(), message,
+                        reason = message,
                         "extent maps were wrong: everything allocated is read and compared instead"
                     );
                     by_content = true;
                 }
                 Verdict::Remove => {
-                    tracing::info!(snapshot = %cut.id(), message, "the snapshot was deleted while it was offloaded");
+                    tracing::info!(reason = message, "the snapshot was deleted while it was offloaded");
                     self.remove_when_free(cut);
                     return;
                 }
                 Verdict::Fail => {
                     if let Err(error) = self.fail(cut, message.clone()).await {
-                        tracing::error!(snapshot = %cut.id(), error = chain(&error), "the failure cannot be recorded");
+                        tracing::error!(error = chain(&error), "the failure cannot be recorded");
                         // Without it the lane would take the cut up again at once.
                         cut.set_status(Status::Failed { message });
                     }
@@ -100,7 +101,7 @@ impl Agent {
                 Verdict::Again | Verdict::Retry | Verdict::RetryBriefly => {
                     let random = u32::from_le_bytes(self.repository().seams().random());
                     let pause = backoff.next(random);
-                    tracing::warn!(snapshot = %cut.id(), ?pause, message, "the offload is tried again after a pause");
+                    tracing::warn!(?pause, reason = message, "the offload is tried again after a pause");
                     cut.set_status(Status::Pending { message });
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -153,7 +154,7 @@ impl Agent {
         };
         let cancel = self.0.stop.child_token();
         let request = self.request(cut, &record, &chosen, cancel.clone()).await?;
-        tracing::debug!(volume = %record.description.volume, snapshot = %cut.id(), against = ?chosen.against, "offloading");
+        tracing::debug!(against = ?chosen.against, "offloading");
         cut.set_status(Status::Offloading);
         let work = self.repository().offload(request);
         tokio::pin!(work);
@@ -211,13 +212,13 @@ impl Agent {
     async fn succeeded(&self, cut: &Cut, root: &Root, started: Instant) {
         let statistics = &root.statistics;
         tracing::info!(
-            volume = %root.description.volume, snapshot = %cut.id(), method = ?root.method, base = ?root.base,
+            method = ?root.method, base = ?root.base,
             changed = statistics.changed_bytes, read = statistics.read_bytes, stored = statistics.stored_bytes,
             uploaded = statistics.uploaded_bytes, ms = started.elapsed().as_millis(), "offloaded"
         );
         if let Err(error) = self.settle(cut, State::Base).await {
             // The root stands, so the next start finds out; until then it is only no base.
-            tracing::error!(snapshot = %cut.id(), error = chain(&error), "the offload's end cannot be recorded");
+            tracing::error!(error = chain(&error), "the offload's end cannot be recorded");
             cut.set_status(Status::Ready);
         }
         // In a task of its own: this one holds a lease on the cut, which may be superseded itself.
@@ -232,7 +233,7 @@ impl Agent {
         let (agent, cut) = (self.clone(), cut.clone());
         self.0.tasks.spawn(async move {
             if let Err(error) = agent.remove_cut(&cut).await {
-                tracing::error!(snapshot = %cut.id(), error = chain(&error), "a deleted snapshot's cut stays for now");
+                tracing::error!(error = chain(&error), "a deleted snapshot's cut stays for now");
             }
         });
     }

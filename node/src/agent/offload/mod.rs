@@ -27,6 +27,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 use varve_repository::id::{SnapshotId, VolumeId};
 
 use super::{Agent, Error, Result};
@@ -83,7 +84,8 @@ impl Agent {
             let agent = self.clone();
             self.0.tasks.spawn(async move {
                 while let Some(cut) = agent.next_in_lane(volume) {
-                    agent.see_through(&cut).await;
+                    let span = tracing::info_span!("offload", %volume, snapshot = %cut.id());
+                    agent.see_through(&cut).instrument(span).await;
                 }
             });
         }
@@ -113,9 +115,7 @@ impl Agent {
 
     /// Marks a cut as failed, durably.
     async fn fail(&self, cut: &Cut, message: String) -> Result<()> {
-        tracing::error!(
-            volume = %cut.record().description.volume, snapshot = %cut.id(), message, "the offload needs a person"
-        );
+        tracing::error!(reason = message, "the offload needs a person");
         self.0.offloads.failed_at().insert(cut.id(), Instant::now());
         self.settle(cut, State::Failed { message }).await
     }
