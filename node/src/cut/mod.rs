@@ -14,8 +14,8 @@
 //!
 //! # Concurrency
 //!
-//! Whoever reads a cut's image holds its [`Cut::lease`]; whoever removes the cut first asks readers to end
-//! ([`Cut::removal`]) and then waits for the last lease.
+//! Whoever reads a cut's image holds a lease of it; whoever removes the cut first asks readers to end
+//! and then waits for the last lease.
 
 pub mod freeze;
 pub(crate) mod keep;

@@ -112,3 +112,37 @@ impl Drop for Reservation {
         self.volumes.promises().remove(self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_is_kept_within_both_limits() {
+        let limits = Limits::new(100, 1.5);
+        assert_eq!(limits.admit(100, 50), Ok(()));
+        assert_eq!(limits.admit(100, 51), Err(NoRoom::Promised { bytes: 100, promised: 51, limit: 150 }));
+        assert_eq!(limits.admit(101, 0), Err(NoRoom::LargerThanPool { bytes: 101, capacity: 100 }));
+        assert_eq!(limits.admit(1, u64::MAX), Err(NoRoom::Promised { bytes: 1, promised: u64::MAX, limit: 150 }));
+    }
+
+    #[test]
+    fn a_dropped_reservation_gives_its_room_back() {
+        let volumes = Volumes::default();
+        let limits = Limits::new(100, 1.0);
+        let (one, other) = (VolumeId::from_bytes([1; 16]), VolumeId::from_bytes([2; 16]));
+        let reservation = volumes.reserve(one, 60, limits).expect("all is free");
+        assert_eq!(volumes.provisionable(limits), 40);
+        assert!(volumes.reserve(other, 60, limits).is_err());
+        drop(reservation);
+        assert!(volumes.reserve(other, 60, limits).is_ok());
+    }
+
+    #[test]
+    fn a_nonsensical_overcommit_promises_nothing() {
+        for overcommit in [-1.0, f64::NAN, f64::NEG_INFINITY] {
+            assert_eq!(Limits::new(100, overcommit).promises, 0, "{overcommit}");
+        }
+        assert_eq!(Limits::new(100, f64::INFINITY).promises, u64::MAX);
+    }
+}

@@ -59,3 +59,20 @@ enum AccessModeName {
     SingleWriter,
     MultiWriter,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_is_read_by_later_versions() {
+        let staged = Staged {
+            path: "/staging".into(),
+            access: Access::Mount { flags: vec!["noatime".into()], group: Some(7) },
+            publications: vec![Publication { target: "/pod".into(), read_only: true, mode: AccessMode::SingleWriter }],
+        };
+        let text = r#"{"path":"/staging","access":{"mount":{"flags":["noatime"],"group":7}},"publications":[{"target":"/pod","read_only":true,"mode":"single-writer"}]}"#;
+        assert_eq!(serde_json::to_string(&staged).expect("written"), text);
+        assert_eq!(serde_json::from_str::<Staged>(text).expect("read"), staged);
+    }
+}

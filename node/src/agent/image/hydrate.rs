@@ -47,7 +47,7 @@ impl Agent {
             })
             .await?;
         let started = Instant::now();
-        match self.transfer(&wanted, &root, target, &cancel).await {
+        match self.transfer(&root, target, &cancel).await {
             Ok(statistics) => {
                 tracing::info!(
                     snapshot = %source, written = statistics.written_bytes,
@@ -72,7 +72,6 @@ impl Agent {
 
     async fn transfer(
         &self,
-        wanted: &Wanted,
         root: &Root,
         target: ImageTarget,
         cancel: &CancellationToken,
