@@ -161,3 +161,5 @@ pub(crate) fn damaged(id: RunId, reason: impl Into<String>) -> Error {
 pub(crate) fn levels(runs: &[RunReference]) -> impl Iterator<Item = &[RunReference]> {
     runs.chunk_by(|one, other| one.id.upload() == other.id.upload())
 }
+#[cfg(test)]
+mod golden;
