@@ -41,26 +41,37 @@ pub const SIZE: u64 = 320 * MIB;
 
 /// A folder with a repository in it, and with the pool and the mounts of a node.
 pub struct Site {
-    folder: TempDir,
+    folder: PathBuf,
     kind: Kind,
     pub repository: Repository,
+    /// Its owner puts away what is left; others leave it alone.
+    owned: Option<TempDir>,
 }
 
 impl Site {
     pub async fn new(kind: Kind) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let owned = tempfile::tempdir().expect("a temporary folder");
+        let folder = owned.path().to_owned();
         for name in ["staging", "targets"] {
-            fs::create_dir(folder.path().join(name)).expect("made");
+            fs::create_dir(folder.join(name)).expect("made");
         }
-        let url = format!("file://{}", folder.path().join("repository").display());
+        MasterKey::generate(&System).write_new(&folder.join("key")).expect("a key");
+        let mut site = Self::at(&folder, kind).await;
+        site.owned = Some(owned);
+        site
+    }
+
+    /// The site that another process owns.
+    pub async fn at(folder: &Path, kind: Kind) -> Self {
+        let url = format!("file://{}", folder.join("repository").display());
         let store = Store::open(&url, &[]).expect("a local folder will do");
-        let repository =
-            Repository::init(store, &MasterKey::generate(&System), Seams::system()).await.expect("a new repository");
-        Self { folder, kind, repository }
+        let key = MasterKey::from_file(&folder.join("key")).expect("the key is there");
+        let repository = Repository::open_or_init(store, &key, Seams::system()).await.expect("a repository");
+        Self { folder: folder.to_owned(), kind, repository, owned: None }
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// Starts the node, on the pool that it left or on a new one.
@@ -89,6 +100,9 @@ impl Site {
 impl Drop for Site {
     /// Puts away what a test left that failed.
     fn drop(&mut self) {
+        if self.owned.is_none() {
+            return;
+        }
         let mounts = filesystem::mounts().unwrap_or_default();
         for mount in mounts.into_iter().rev().filter(|mount| mount.target.starts_with(self.path())) {
             // What is mounted in the pool holds it.
@@ -158,10 +172,15 @@ impl Node<'_> {
             offload: None,
         };
         self.agent.create_image(Request::new(request)).await.expect("the image is made");
+        self.claim(name, presentation)
+    }
+
+    /// How a volume is asked for that is there.
+    pub fn claim(&self, name: &str, presentation: &str) -> Claim {
         let staging = self.site.path().join("staging").join(name);
         fs::create_dir_all(&staging).expect("a staging folder");
         Claim {
-            id,
+            id: self.site.repository.volume_id(name),
             staging,
             targets: self.site.path().join("targets"),
             block: presentation == "block",
@@ -169,6 +188,11 @@ impl Node<'_> {
             flags: vec![],
             group: String::new(),
         }
+    }
+
+    pub async fn delete(&self, claim: &Claim) -> Result<(), Status> {
+        let request = proto::DeleteImageRequest { volume_id: claim.id.to_string() };
+        self.agent.delete_image(Request::new(request)).await.map(drop)
     }
 
     pub async fn grow(&self, claim: &Claim, capacity_bytes: u64) {

@@ -7,5 +7,6 @@ mod expand;
 mod fixture;
 mod group;
 mod health;
+mod kill;
 mod lifecycle;
 mod refusal;
