@@ -3,7 +3,7 @@
 //! Nothing is recorded about it: the kernel is asked which device the image is attached to, and where that is mounted.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -69,8 +69,11 @@ impl Use {
 /// # Errors
 /// The system's.
 pub(crate) fn mounts_of(device: LoopDevice) -> io::Result<Vec<Mount>> {
-    let mut mounts = filesystem::mounts_of(&device.path()).map_err(io::Error::other)?;
-    mounts.retain(|mount| mount.filesystem != "devtmpfs");
+    let node = device.path();
+    let number = fs::metadata(&node)?.rdev();
+    let number = (rustix::fs::major(number), rustix::fs::minor(number));
+    let mut mounts = filesystem::mounts_of(&node).map_err(io::Error::other)?;
+    mounts.retain(|mount| mount.device == number);
     Ok(mounts)
 }
 
