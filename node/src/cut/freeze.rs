@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Something whose writers can be held.
-pub trait Freezable: Send + 'static {
+pub trait Freezable: Send + Sync + 'static {
     /// Flushes it and holds its writers.
     ///
     /// # Errors
@@ -84,31 +84,33 @@ pub struct Frozen<F: Freezable> {
 
 #[derive(Debug)]
 struct Shared<F> {
-    held: Mutex<Held<F>>,
+    all: Vec<F>,
+    held: Mutex<Held>,
     over: Condvar,
 }
 
-#[derive(Debug)]
-struct Held<F> {
-    frozen: Vec<F>,
+#[derive(Debug, Default)]
+struct Held {
+    /// Which of them are frozen, as positions.
+    frozen: Vec<usize>,
     expired: bool,
     over: bool,
 }
 
 impl<F> Shared<F> {
-    fn lock(&self) -> MutexGuard<'_, Held<F>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("no holder panics")
     }
 }
 
 impl<F: Freezable> Frozen<F> {
-    /// Freezes all of them, in the order given, for at most `limit`.
+    /// Freezes all of them at the same time, for at most `limit`: a freeze waits for the kernel more than it works.
     ///
     /// # Errors
     /// `Freeze`, `Watchdog` or `Expired`; nothing is frozen then.
     pub fn freeze(all: Vec<F>, limit: Duration) -> Result<Self, FreezeError> {
-        let held = Held { frozen: Vec::with_capacity(all.len()), expired: false, over: false };
-        let shared = Arc::new(Shared { held: Mutex::new(held), over: Condvar::new() });
+        let positions: Vec<usize> = (0..all.len()).collect();
+        let shared = Arc::new(Shared { all, held: Mutex::default(), over: Condvar::new() });
         let watched = Arc::clone(&shared);
         let since = Instant::now();
         let watchdog = thread::Builder::new()
@@ -116,17 +118,16 @@ impl<F: Freezable> Frozen<F> {
             .spawn(move || watch(&watched, since, limit))
             .map_err(FreezeError::Watchdog)?;
         let frozen = Self { shared, watchdog: Some(watchdog), since, limit };
-        for one in all {
+        let outcomes = at_once(&positions, |position| {
+            let one = &frozen.shared.all[*position];
             // Not under the lock: flushing may take long, and the watchdog is to thaw the others meanwhile.
             one.freeze().map_err(|source| FreezeError::Freeze { name: one.name(), source })?;
             let mut held = frozen.shared.lock();
-            held.frozen.push(one);
-            if held.expired {
-                // Dropping the guard thaws what the watchdog could not yet see.
-                return Err(FreezeError::Expired(limit));
-            }
-        }
-        Ok(frozen)
+            held.frozen.push(*position);
+            // Dropping the guard thaws what the watchdog could not yet see.
+            if held.expired { Err(FreezeError::Expired(limit)) } else { Ok(()) }
+        });
+        outcomes.into_iter().collect::<Result<(), _>>().map(|()| frozen)
     }
 
     /// Lets writers go and tells how long they were held.
@@ -147,7 +148,7 @@ impl<F: Freezable> Frozen<F> {
         let (expired, result) = {
             let mut held = self.shared.lock();
             held.over = true;
-            (held.expired, thaw_all(&mut held.frozen))
+            (held.expired, thaw_all(&self.shared.all, &mut held))
         };
         self.shared.over.notify_all();
         if let Some(watchdog) = self.watchdog.take()
@@ -184,18 +185,14 @@ fn watch<F: Freezable>(shared: &Shared<F>, since: Instant, limit: Duration) {
     }
     held.expired = true;
     tracing::error!(?limit, "writers were held for too long: thawing; the cut under way will fail");
-    if let Err(error) = thaw_all(&mut held.frozen) {
+    if let Err(error) = thaw_all(&shared.all, &mut held) {
         tracing::error!(error = &error as &dyn std::error::Error, "thawing by the watchdog");
     }
 }
 
-/// Thaws all, whatever happens to one of them; tells the first failure.
-fn thaw_all<F: Freezable>(frozen: &mut Vec<F>) -> Result<(), FreezeError> {
-    let mut result = Ok(());
-    for one in frozen.drain(..).rev() {
-        result = result.and(thaw(&one));
-    }
-    result
+/// Thaws all that are frozen, whatever happens to one of them; tells the first failure.
+fn thaw_all<F: Freezable>(all: &[F], held: &mut Held) -> Result<(), FreezeError> {
+    at_once(&std::mem::take(&mut held.frozen), |position| thaw(&all[*position])).into_iter().collect()
 }
 
 fn thaw<F: Freezable>(one: &F) -> Result<(), FreezeError> {
@@ -208,6 +205,24 @@ fn thaw<F: Freezable>(one: &F) -> Result<(), FreezeError> {
             Err(source) => return Err(FreezeError::Thaw { name: one.name(), source }),
         }
     }
+}
+
+/// Does the same to all at the same time, each in a thread; those that get none are done here, one after another.
+fn at_once<I: Sync, T: Send>(all: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let Some((here, others)) = all.split_first() else { return Vec::new() };
+    let work = &work;
+    thread::scope(|scope| {
+        let started: Vec<_> = others
+            .iter()
+            .map(|one| (one, thread::Builder::new().name("varve-freeze".into()).spawn_scoped(scope, || work(one))))
+            .collect();
+        let mut outcomes = vec![work(here)];
+        outcomes.extend(started.into_iter().map(|(one, thread)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => work(one),
+        }));
+        outcomes
+    })
 }
 
 #[cfg(test)]
@@ -254,10 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn all_are_frozen_in_order_and_thawed_in_the_reverse() {
-        let (all, events) = fakes(&["a", "b"]);
-        Frozen::freeze(all, LONG).expect("frozen").thaw().expect("thawed in time");
-        assert_eq!(events.iter().collect::<Vec<_>>(), ["freeze a", "freeze b", "thaw b", "thaw a"]);
+    fn all_are_frozen_before_any_is_thawed() {
+        let (all, events) = fakes(&["a", "b", "c"]);
+        let frozen = Frozen::freeze(all, LONG).expect("frozen");
+        let mut before: Vec<_> = events.try_iter().collect();
+        before.sort();
+        assert_eq!(before, ["freeze a", "freeze b", "freeze c"]);
+        frozen.thaw().expect("thawed in time");
+        let mut after: Vec<_> = events.iter().collect();
+        after.sort();
+        assert_eq!(after, ["thaw a", "thaw b", "thaw c"]);
     }
 
     #[test]

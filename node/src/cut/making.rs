@@ -92,7 +92,8 @@ impl Made {
     }
 }
 
-/// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers for at most `limit`.
+/// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers for at most `limit`. The
+/// caller sees to it that nobody else stages, unstages or cuts these volumes meanwhile.
 ///
 /// # Errors
 /// See [`Error`]: nothing is frozen then, and what is in `folder` is to be thrown away.
@@ -103,8 +104,6 @@ pub fn make(
     limit: Duration,
     clock: &dyn Clock,
 ) -> Result<Made, Error> {
-    // One order for all calls, so that two groups with common members cannot hold each other's.
-    members.sort_by_key(|member| member.record.description.volume);
     let mut uses = Vec::with_capacity(members.len());
     for member in &members {
         let image = member.data.join(IMAGE);
