@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! pool.json                         uuid of the pool; its presence marks the folder as a pool
+//! repository.json                   the repository that the cuts go to, see `agent::reconcile`
 //! lock                              held (flock) by the one process that uses the pool
 //! volumes/<volume>/record.json      what the node knows of the volume, see `volume`
 //! volumes/<volume>/data/image       the volume's bytes, a sparse file
+//! volumes/<volume>/staged.json      how it is staged and published, while it is
 //! cuts/<snapshot>/record.json       what the node knows of the cut, see `cut`
 //! cuts/<snapshot>/data/image        the cut's bytes, immutable
 //! cuts/<snapshot>/journal           how far its offload has come
+//! cuts/<group>.group/<snapshot>     a committed group on its way to its members' own places, see `cut::making`
 //! making/<anything>                 unfinished work of this process; emptied at the start
 //! ```
 //!
