@@ -9,7 +9,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -314,21 +314,15 @@ fn a_balance_is_noticed_and_changes_no_answer() {
     assert!(!pool.filesystem().moving().unwrap());
     let mut noticed = false;
     for _ in 0..3 {
-        let mut balance = Command::new("btrfs")
-            .args(["balance", "start", "--full-balance"])
-            .arg(pool.pool().root())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut balance = Balance::start(pool.pool().root());
         let mut ended = None;
         while ended.is_none() {
-            ended = balance.try_wait().unwrap();
+            ended = balance.0.try_wait().unwrap();
             noticed |= pool.filesystem().moving().unwrap();
             let difference = Difference::new(&base.join(IMAGE), &cut.join(IMAGE)).unwrap();
             match difference.changes(Blocks(0)).unwrap().collect::<io::Result<Vec<_>>>() {
                 Ok(found) => {
-                    assert!(changed.iter().all(|range| covered(&found, *range)), "a change is missing: {found:?}")
+                    assert!(changed.iter().all(|range| covered(&found, *range)), "a change is missing: {found:?}");
                 }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
             }
@@ -338,6 +332,23 @@ fn a_balance_is_noticed_and_changes_no_answer() {
     assert!(contents(&base) == before && contents(&cut) == after);
     assert!(noticed, "three balances passed unnoticed");
     assert!(!pool.filesystem().moving().unwrap());
+}
+
+/// A full balance; it is waited for however the test ends, since nothing could be unmounted before.
+struct Balance(Child);
+
+impl Balance {
+    fn start(root: &Path) -> Self {
+        let mut command = Command::new("btrfs");
+        command.args(["balance", "start", "--full-balance"]).arg(root);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Balance {
+    fn drop(&mut self) {
+        let _ = self.0.wait();
+    }
 }
 
 fn covered(changes: &[Change], range: BlockRange) -> bool {

@@ -9,16 +9,12 @@
 
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
-use rustix::{
-    fs::OFlags,
-    io::Errno,
-    mount::{MountFlags, UnmountFlags},
-};
+use rustix::{fs::OFlags, io::Errno, mount::MountFlags};
 
 use super::{
     Error, Filesystem, Mount, Result,
     command::{Tool, path},
-    mount::mount_as,
+    mount::{mount_as, unmount_layer},
     options, repair, table,
 };
 use crate::sys;
@@ -101,7 +97,7 @@ fn grow_unmounted(device: &Path) -> Result<()> {
 
 fn unmount_all<'a>(device: &Path, primary: &'a Mount, binds: &'a [Mount], gone: &mut Vec<&'a Mount>) -> Result<()> {
     for mount in binds.iter().rev().chain([primary]) {
-        match rustix::mount::unmount(&mount.target, UnmountFlags::NOFOLLOW) {
+        match unmount_layer(&mount.target) {
             Ok(()) => gone.push(mount),
             Err(Errno::BUSY) => return Err(Error::CannotGrow { device: device.to_owned() }),
             Err(errno) => {

@@ -1,6 +1,12 @@
 //! Mounting, binding and unmounting.
 
-use std::{ffi::CStr, io, path::Path};
+use std::{
+    ffi::CStr,
+    io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     io::Errno,
@@ -8,6 +14,10 @@ use rustix::{
 };
 
 use super::{Error, Filesystem, Result, Usage, options, table};
+
+/// How long a busy mount is waited for. Whoever starts a program holds a copy of all its open files for an instant, files on
+/// the mount among them; no event tells of their end.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Most layers that are unmounted from one target; more would mean that another process keeps mounting there.
 const LAYERS: u32 = 100;
@@ -78,7 +88,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
 /// `Busy` where something uses it; the system's.
 pub fn unmount(target: &Path) -> Result<()> {
     for _ in 0..LAYERS {
-        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+        match unmount_layer(target) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(Errno::BUSY) => return Err(Error::Busy { target: target.to_owned() }),
@@ -92,6 +102,21 @@ pub fn unmount(target: &Path) -> Result<()> {
         path: target.to_owned(),
         source: io::Error::other("another process keeps mounting there"),
     })
+}
+
+/// Unmounts the topmost layer, waiting a little where it is busy.
+pub(super) fn unmount_layer(target: &Path) -> std::result::Result<(), Errno> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Err(Errno::BUSY) if Instant::now() < deadline => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Measures the file system that holds `path`.

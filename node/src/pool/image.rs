@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{Kind, PoolError, open};
 use crate::{
-    device::{LoopDevice, Options},
+    device::{self, LoopDevice, Options},
     durable,
     filesystem::{
         self, Content, Filesystem,
@@ -59,12 +59,18 @@ impl Mounted {
 
     /// Unmounts and detaches, unless the pool is still in use.
     pub(super) fn close(self) -> Result<(), PoolError> {
+        let attached =
+            device::all_below(&self.mount_point).map_err(PoolError::system("find devices of", &self.mount_point))?;
+        if !attached.is_empty() {
+            tracing::info!(volumes = attached.len(), "volumes are still attached: the pool's image stays mounted");
+            return Ok(());
+        }
         match filesystem::unmount(&self.mount_point) {
             Ok(()) => {}
             Err(filesystem::Error::Busy { .. }) => {
-                tracing::info!(
+                tracing::warn!(
                     mount_point = %self.mount_point.display(),
-                    "volumes are still in use: the pool's image stays mounted"
+                    "another process uses a file in the pool: its image stays mounted"
                 );
                 return Ok(());
             }

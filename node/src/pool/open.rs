@@ -4,9 +4,17 @@ use std::{
     fs::{File, TryLockError},
     path::Path,
     sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{Btrfs, Kind, Location, Pool, PoolError, PoolFilesystem, Xfs, folder, image};
+
+/// How long a lock is waited for: a process that is ending, or one that is about to become another program, holds it for an
+/// instant longer. A wait without bound would hang where the pool is really in use.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What makes the pool this process's.
 #[derive(Debug)]
@@ -66,9 +74,13 @@ fn open_folder(root: &Path, name: &Path, image: Option<image::Mounted>) -> Resul
 
 /// Locks a file for this process alone, for as long as it is open.
 pub(super) fn lock(file: &File, path: &Path, pool: &Path) -> Result<(), PoolError> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(PoolError::InUse { pool: pool.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(PoolError::system("lock", path)(error)),
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(PoolError::InUse { pool: pool.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(PoolError::system("lock", path)(error)),
+        }
     }
 }
