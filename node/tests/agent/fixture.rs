@@ -31,21 +31,21 @@ use varve_repository::{
 
 use crate::gate::Gate;
 
-pub const MIB: u64 = 1 << 20;
-pub const BLOCK: u64 = 4096;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const BLOCK: u64 = 4096;
 /// Longer than any offload of a test takes.
-pub const LONG: u32 = 120_000;
+pub(crate) const LONG: u32 = 120_000;
 
 /// A folder with a repository, and the kind of pool that its nodes have.
-pub struct Site {
+pub(crate) struct Site {
     folder: TempDir,
     kind: Kind,
-    pub repository: Repository,
+    pub(crate) repository: Repository,
 }
 
 impl Site {
     /// With a repository in a local folder.
-    pub async fn new(kind: Kind) -> Self {
+    pub(crate) async fn new(kind: Kind) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let url = format!("file://{}", folder.path().join("repository").display());
         let store = Store::open(&url, &[]).expect("a local folder will do");
@@ -53,7 +53,7 @@ impl Site {
     }
 
     /// With a repository in memory, behind a gate.
-    pub async fn gated(kind: Kind) -> (Self, Arc<Gate>) {
+    pub(crate) async fn gated(kind: Kind) -> (Self, Arc<Gate>) {
         let gate = Arc::new(Gate::new());
         let store = Store::new(Arc::clone(&gate) as Arc<_>, "memory:///");
         (Self::with(tempfile::tempdir().expect("a temporary folder"), kind, store).await, gate)
@@ -65,7 +65,7 @@ impl Site {
         Self { folder, kind, repository }
     }
 
-    pub fn location(&self, name: &str) -> Location {
+    pub(crate) fn location(&self, name: &str) -> Location {
         Location::Image {
             file: self.folder.path().join(format!("{name}.img")),
             bytes: 1024 * MIB,
@@ -73,7 +73,7 @@ impl Site {
         }
     }
 
-    pub fn config(&self, name: &str) -> Config {
+    pub(crate) fn config(&self, name: &str) -> Config {
         Config {
             node_id: name.into(),
             pool: self.location(name),
@@ -84,30 +84,30 @@ impl Site {
     }
 
     /// Starts the node of that name, on the pool that it left or on a new one.
-    pub async fn node(&self, name: &str) -> Node {
+    pub(crate) async fn node(&self, name: &str) -> Node {
         let config = self.config(name);
         let pool = Pool::open(&config.pool).expect("a pool");
         let agent = Agent::start(config, pool, self.repository.clone()).await.expect("the agent starts");
         Node { agent, mounts: self.folder.path().join("mounts") }
     }
 
-    pub fn snapshot(&self, name: &str) -> SnapshotId {
+    pub(crate) fn snapshot(&self, name: &str) -> SnapshotId {
         self.repository.snapshot_id(name, 0)
     }
 
-    pub fn volume(&self, name: &str) -> VolumeId {
+    pub(crate) fn volume(&self, name: &str) -> VolumeId {
         self.repository.volume_id(name)
     }
 
     /// Reads the root of a snapshot that is committed.
-    pub async fn root(&self, name: &str) -> Root {
+    pub(crate) async fn root(&self, name: &str) -> Root {
         match self.repository.snapshot(self.snapshot(name)).await.expect("the repository answers") {
             SnapshotState::Committed(root) => *root,
             other => panic!("snapshot {name} is not committed: {other:?}"),
         }
     }
 
-    pub fn wanted(&self, name: &str, bytes: u64) -> proto::CreateImageRequest {
+    pub(crate) fn wanted(&self, name: &str, bytes: u64) -> proto::CreateImageRequest {
         proto::CreateImageRequest {
             volume_id: self.volume(name).to_string(),
             volume_name: name.into(),
@@ -119,13 +119,13 @@ impl Site {
         }
     }
 
-    pub fn wanted_from(&self, name: &str, bytes: u64, snapshot: &str) -> proto::CreateImageRequest {
+    pub(crate) fn wanted_from(&self, name: &str, bytes: u64, snapshot: &str) -> proto::CreateImageRequest {
         let source = Some(Source::SourceSnapshotId(self.snapshot(snapshot).to_string()));
         proto::CreateImageRequest { source, ..self.wanted(name, bytes) }
     }
 
     /// What cuts of (snapshot, volume) at one instant are asked for with.
-    pub fn wanted_cuts(&self, members: &[(&str, &str)], wait_millis: u32) -> proto::CreateCutsRequest {
+    pub(crate) fn wanted_cuts(&self, members: &[(&str, &str)], wait_millis: u32) -> proto::CreateCutsRequest {
         let members: Vec<_> = members
             .iter()
             .map(|(snapshot, volume)| proto::create_cuts_request::Member {
@@ -140,41 +140,45 @@ impl Site {
 }
 
 /// A node that runs.
-pub struct Node {
-    pub agent: Agent,
+pub(crate) struct Node {
+    pub(crate) agent: Agent,
     mounts: PathBuf,
 }
 
 impl Node {
-    pub async fn create(&self, request: proto::CreateImageRequest) -> Result<(), Status> {
+    pub(crate) async fn create(&self, request: proto::CreateImageRequest) -> Result<(), Status> {
         self.agent.create_image(Request::new(request)).await.map(|_| ())
     }
 
-    pub async fn delete(&self, volume: VolumeId) -> Result<(), Status> {
+    pub(crate) async fn delete(&self, volume: VolumeId) -> Result<(), Status> {
         let request = proto::DeleteImageRequest { volume_id: volume.to_string() };
         self.agent.delete_image(Request::new(request)).await.map(|_| ())
     }
 
-    pub async fn expand(&self, volume: VolumeId, capacity_bytes: u64) -> Result<proto::ExpandImageResponse, Status> {
+    pub(crate) async fn expand(
+        &self,
+        volume: VolumeId,
+        capacity_bytes: u64,
+    ) -> Result<proto::ExpandImageResponse, Status> {
         let request = proto::ExpandImageRequest { volume_id: volume.to_string(), capacity_bytes };
         self.agent.expand_image(Request::new(request)).await.map(tonic::Response::into_inner)
     }
 
-    pub async fn images(&self) -> Vec<proto::Image> {
+    pub(crate) async fn images(&self) -> Vec<proto::Image> {
         let request = Request::new(proto::ListImagesRequest::default());
         self.agent.list_images(request).await.expect("images are listed").into_inner().images
     }
 
-    pub async fn pool(&self) -> proto::GetPoolResponse {
+    pub(crate) async fn pool(&self) -> proto::GetPoolResponse {
         self.agent.get_pool(Request::new(proto::GetPoolRequest {})).await.expect("the pool is told").into_inner()
     }
 
-    pub async fn cut(&self, request: proto::CreateCutsRequest) -> Result<Vec<proto::Cut>, Status> {
+    pub(crate) async fn cut(&self, request: proto::CreateCutsRequest) -> Result<Vec<proto::Cut>, Status> {
         self.agent.create_cuts(Request::new(request)).await.map(|response| response.into_inner().cuts)
     }
 
     /// Cuts, and waits until everything is in the repository.
-    pub async fn back_up(&self, request: proto::CreateCutsRequest) -> Vec<proto::Cut> {
+    pub(crate) async fn back_up(&self, request: proto::CreateCutsRequest) -> Vec<proto::Cut> {
         let cuts = self.cut(proto::CreateCutsRequest { wait_millis: LONG, ..request }).await.expect("cut");
         for cut in &cuts {
             assert_eq!(cut.state(), proto::cut::State::Ready, "{cut:?}");
@@ -182,37 +186,37 @@ impl Node {
         cuts
     }
 
-    pub async fn cuts(&self) -> Vec<proto::Cut> {
+    pub(crate) async fn cuts(&self) -> Vec<proto::Cut> {
         let request = Request::new(proto::ListCutsRequest::default());
         self.agent.list_cuts(request).await.expect("cuts are listed").into_inner().cuts
     }
 
-    pub async fn delete_cut(&self, snapshot: SnapshotId) -> Result<(), Status> {
+    pub(crate) async fn delete_cut(&self, snapshot: SnapshotId) -> Result<(), Status> {
         let request = proto::DeleteCutRequest { snapshot_id: snapshot.to_string() };
         self.agent.delete_cut(Request::new(request)).await.map(|_| ())
     }
 
     /// Waits until a cut is nothing more than a base, or gone.
-    pub async fn settled(&self, snapshot: SnapshotId) {
+    pub(crate) async fn settled(&self, snapshot: SnapshotId) {
         if let Some(cut) = self.agent.cuts().get(&snapshot) {
             let _ = cut.status().wait_for(|status| status.is_settled()).await;
         }
     }
 
     /// Waits until a cut is gone.
-    pub async fn gone(&self, snapshot: SnapshotId) {
+    pub(crate) async fn gone(&self, snapshot: SnapshotId) {
         if let Some(cut) = self.agent.cuts().get(&snapshot) {
             let gone = |status: &varve_node::cut::Status| *status == varve_node::cut::Status::Removed;
             cut.status().wait_for(gone).await.expect("the cut is removed before it is forgotten");
         }
     }
 
-    pub fn volume(&self, id: VolumeId) -> Volume {
+    pub(crate) fn volume(&self, id: VolumeId) -> Volume {
         self.agent.volumes().get(&id).expect("the volume is here")
     }
 
     /// Attaches a volume's image, makes a file system where it is blank, and mounts it, as staging does.
-    pub fn stage(&self, id: VolumeId) -> Mounted {
+    pub(crate) fn stage(&self, id: VolumeId) -> Mounted {
         let volume = self.volume(id);
         let target = self.mounts.join(id.to_string());
         fs::create_dir_all(&target).expect("a mount point");
@@ -228,7 +232,7 @@ impl Node {
     }
 
     /// Stops the node as SIGTERM does.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.agent.stop().await;
         self.agent.pool().close().expect("the pool is put away");
     }
@@ -244,10 +248,10 @@ impl Drop for Node {
 }
 
 /// A staged volume; unstaged on drop.
-pub struct Mounted {
+pub(crate) struct Mounted {
     volume: Volume,
-    pub device: LoopDevice,
-    pub target: PathBuf,
+    pub(crate) device: LoopDevice,
+    pub(crate) target: PathBuf,
 }
 
 impl Drop for Mounted {
@@ -262,7 +266,7 @@ impl Drop for Mounted {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-pub fn noise(seed: u64, bytes: u64) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, bytes: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let words = (0..bytes / 8).flat_map(|_| {
         state ^= state << 13;
@@ -274,14 +278,14 @@ pub fn noise(seed: u64, bytes: u64) -> Vec<u8> {
 }
 
 /// Writes noise into an image that is not attached.
-pub fn write(image: &Path, offset: u64, seed: u64, bytes: u64) {
+pub(crate) fn write(image: &Path, offset: u64, seed: u64, bytes: u64) {
     let file = File::options().write(true).open(image).expect("the image is there");
     file.write_all_at(&noise(seed, bytes), offset).expect("written");
     file.sync_all().expect("synced");
 }
 
 /// Asserts the code of a failure.
-pub fn fails_with<T: std::fmt::Debug>(result: Result<T, Status>, code: Code) -> Status {
+pub(crate) fn fails_with<T: std::fmt::Debug>(result: Result<T, Status>, code: Code) -> Status {
     let status = result.expect_err("a failure");
     assert_eq!(status.code(), code, "{status:?}");
     status

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 /// How the gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
+pub(crate) enum Position {
     Open,
     Shut,
     /// Whoever puts a pack is refused for good.
@@ -22,23 +22,23 @@ pub enum Position {
 
 /// The store.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     inner: InMemory,
     position: watch::Sender<Position>,
     waiting: watch::Sender<usize>,
 }
 
 impl Gate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { inner: InMemory::new(), position: watch::Sender::new(Position::Open), waiting: watch::Sender::new(0) }
     }
 
-    pub fn set(&self, position: Position) {
+    pub(crate) fn set(&self, position: Position) {
         self.position.send_replace(position);
     }
 
     /// Waits until somebody stands before the shut gate.
-    pub async fn somebody_waits(&self) {
+    pub(crate) async fn somebody_waits(&self) {
         self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.expect("the sender lives");
     }
 
