@@ -9,10 +9,11 @@
 //! repository = "s3://bucket/prefix"
 //! key_file = "/var/lib/varve/master.key"
 //!
-//! overcommit = 1.0               # how many times the pool's capacity may be promised
+//! overcommit = 4.0               # how many times the pool's capacity may be promised
 //! offloads = 2                   # offloads at once
 //! freeze_limit_ms = 5000         # longest that writers are ever held
 //! snapshot_wait_ms = 2000        # how long CreateSnapshot waits for a small offload to end
+//! max_volumes = 100              # most volumes that may be published to the node; without it only room limits them
 //! grace_seconds = 10             # for calls in flight when the driver is told to end
 //!
 //! [store]                        # passed to the object store; with secrets in it the file must be of mode 0600
@@ -22,6 +23,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs,
+    num::NonZeroU32,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -52,6 +54,7 @@ pub(crate) struct File {
     offloads: Option<usize>,
     freeze_limit_ms: Option<u64>,
     snapshot_wait_ms: Option<u64>,
+    max_volumes: Option<u32>,
     grace_seconds: Option<u64>,
     #[serde(default)]
     store: StoreOptions,
@@ -105,6 +108,10 @@ pub(crate) struct Settings {
 
 /// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
 const LONGEST_NODE_ID: usize = 192;
+
+/// How many times the pool's capacity may be promised. Images are sparse and proxies' volumes are mostly empty; that the
+/// pool runs full is watched for, see `docs/decisions/`.
+const OVERCOMMIT: f64 = 4.0;
 
 impl File {
     /// Reads a configuration file; none is an empty one.
@@ -180,6 +187,7 @@ impl File {
                     100,
                     60_000,
                 )?),
+                max_volumes: self.max_volumes()?,
             },
             access: self.access(&arguments.repository)?,
             snapshot_wait: Duration::from_millis(within(
@@ -250,8 +258,13 @@ impl File {
         }
     }
 
+    fn max_volumes(&self) -> Result<Option<NonZeroU32>, Usage> {
+        let refuse = || Usage("max_volumes is 0: expected 1 or more, or no such key".into());
+        self.max_volumes.map(|most| NonZeroU32::new(most).ok_or_else(refuse)).transpose()
+    }
+
     fn overcommit(&self) -> Result<f64, Usage> {
-        let overcommit = self.overcommit.unwrap_or(1.0);
+        let overcommit = self.overcommit.unwrap_or(OVERCOMMIT);
         if (0.1..=100.0).contains(&overcommit) {
             Ok(overcommit)
         } else {

@@ -61,6 +61,9 @@ async fn a_full_pool_hurts_nothing_that_is_safe_and_takes_volumes_again_when_the
     let content = noise("kept", 64 << 20);
     write(&kept.path("file"), &content).expect("there is room");
     let snapshot = client.snapshot(&kept.id, "kept").await;
+    // The cut of the newest snapshot stays here; the one before is from now on in the repository alone.
+    write(&kept.path("later"), b"later").expect("there is room");
+    client.snapshot(&kept.id, "later").await;
 
     // The pool's capacity may be promised more than once; this volume takes all that is left of it.
     let made = client.create(volume("greedy", 900 * MIB, &block())).await.expect("it can be made");
