@@ -83,6 +83,7 @@ impl Site {
             overcommit: 2.0,
             offloads: 1,
             freeze_limit: Duration::from_secs(20),
+            max_volumes: None,
         };
         let pool = open(&config.pool).await;
         let agent = Agent::start(config, pool, self.repository.clone()).await.expect("the agent starts");

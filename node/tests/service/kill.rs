@@ -55,7 +55,7 @@ fn targets(claim: &Claim) -> [(&'static str, bool); 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_at_any_step_is_made_good_by_asking_again() {
+async fn invariant_5_a_kill_at_any_step_is_made_good_by_asking_again() {
     let site = Site::new(Kind::Xfs).await;
     for round in 0..ROUNDS {
         kill_after(&site, 1 + round * 5);

@@ -16,7 +16,7 @@ use crate::{
     on_both_pools,
 };
 
-on_both_pools!(files_outlive_a_staging, a_raw_device_outlives_a_staging, every_call_may_be_repeated);
+on_both_pools!(files_outlive_a_staging, a_raw_device_outlives_a_staging, invariant_5_every_call_may_be_repeated);
 
 async fn files_outlive_a_staging(kind: Kind) {
     let site = Site::new(kind).await;
@@ -55,7 +55,7 @@ async fn a_raw_device_outlives_a_staging(kind: Kind) {
     }
 }
 
-async fn every_call_may_be_repeated(kind: Kind) {
+async fn invariant_5_every_call_may_be_repeated(kind: Kind) {
     let site = Site::new(kind).await;
     let node = site.start().await;
     for presentation in ["ext4", "xfs", "block"] {

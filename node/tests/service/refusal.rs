@@ -155,7 +155,7 @@ async fn what_is_not_the_drivers_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_another_call_holds_is_aborted() {
+async fn invariant_5_a_volume_that_another_call_holds_is_aborted() {
     let site = Site::new(Kind::Xfs).await;
     let node = site.start().await;
     let claim = node.create("claim", "ext4").await;
