@@ -247,7 +247,7 @@ pub(crate) struct Demo {
     pub(crate) data: Option<PathBuf>,
 
     /// Most bytes to take from it.
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", allow_hyphen_values = true)]
     pub(crate) limit: Size,
 
     /// File system of the pools.

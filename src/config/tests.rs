@@ -25,7 +25,7 @@ fn the_flags_alone_suffice() {
 fn a_configuration_alone_suffices_and_arguments_win() {
     let file = File::parse(
         "endpoint = 'unix:///a.sock'\nnode_id = 'a'\npool_image = '/a.img'\npool_size = '20GiB'\n\
-         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\n",
+         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\nmax_volumes = 8\n",
     )
     .expect("it is well formed");
     let settings = file.settings(&Standalone::default()).expect("all that is needed is there");
@@ -33,6 +33,7 @@ fn a_configuration_alone_suffices_and_arguments_win() {
     assert_eq!(settings.node.pool, image);
     assert_eq!(settings.access.key_config, Some("/a.key".into()));
     assert_eq!(settings.grace, Duration::from_secs(3));
+    assert_eq!(settings.node.max_volumes, NonZeroU32::new(8));
 
     let settings = file.settings(&standalone()).expect("all that is needed is there");
     assert_eq!(settings.endpoint, "unix:///run/csi.sock");
@@ -78,6 +79,7 @@ fn numbers_out_of_range_are_refused() {
         ("offloads = 0", "offloads"),
         ("freeze_limit_ms = 0", "freeze_limit_ms"),
         ("snapshot_wait_ms = 90000", "snapshot_wait_ms"),
+        ("max_volumes = 0", "max_volumes"),
         ("grace_seconds = 4000", "grace_seconds"),
     ] {
         let error = File::parse(text).expect(text).settings(&standalone()).expect_err(text).to_string();
