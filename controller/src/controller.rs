@@ -101,18 +101,20 @@ impl Controller {
     }
 }
 
-/// What the Controller service can do. Volumes are used on the node that holds them, with nothing to publish
-/// beforehand: `PUBLISH_UNPUBLISH_VOLUME`, and what the specification ties to it, are not claimed.
+/// What the Controller service can do.
 pub(crate) fn capabilities() -> Vec<csi::ControllerServiceCapability> {
     use controller_service_capability::{Rpc, Type};
     [
         Can::CreateDeleteVolume,
+        Can::PublishUnpublishVolume,
         Can::ListVolumes,
         Can::GetCapacity,
         Can::CreateDeleteSnapshot,
         Can::ListSnapshots,
         Can::CloneVolume,
+        Can::PublishReadonly,
         Can::ExpandVolume,
+        Can::ListVolumesPublishedNodes,
         Can::GetVolume,
         Can::SingleNodeMultiWriter,
         Can::ModifyVolume,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! service     the gRPC services: each call is delegated, nothing is decided here
-//! volume/     create, delete, expand, modify, list, validate, capacity, health
+//! volume/     create, delete, publish, expand, modify, list, validate, capacity, health
 //! snapshot/   create, delete, list; what a snapshot is while it is a cut and once it is a root
 //! group/      group snapshots: several volumes at one instant
 //! placement   which node gets a new volume

@@ -5,9 +5,6 @@ use varve_proto::csi::{self, controller_server, group_controller_server};
 
 use crate::{Controller, controller, deadline};
 
-/// Why nothing is published by the controller.
-const NODE_LOCAL: &str = "a volume is used on the node that holds it: there is nothing to publish or unpublish";
-
 #[tonic::async_trait]
 impl controller_server::Controller for Controller {
     async fn create_volume(
@@ -26,16 +23,16 @@ impl controller_server::Controller for Controller {
 
     async fn controller_publish_volume(
         &self,
-        _: Request<csi::ControllerPublishVolumeRequest>,
+        request: Request<csi::ControllerPublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
-        Err(Status::unimplemented(NODE_LOCAL))
+        self.publish_volume(request.into_inner()).await.map(Response::new)
     }
 
     async fn controller_unpublish_volume(
         &self,
-        _: Request<csi::ControllerUnpublishVolumeRequest>,
+        request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
-        Err(Status::unimplemented(NODE_LOCAL))
+        self.unpublish_volume(request.into_inner()).await.map(Response::new)
     }
 
     async fn validate_volume_capabilities(

@@ -1,12 +1,13 @@
 //! The CSI edge: what turns gRPC into validated domain types and failures into status codes.
 //!
-//! A request is parsed here, before any I/O ([`capability`], [`capacity`], [`name`], [`page`]); an error becomes a
+//! A request is parsed here, before any I/O ([`capability`], [`capacity`], [`context`], [`name`], [`page`]); an error becomes a
 //! status here and nowhere else ([`status`]); all services share the socket ([`server`]), the logging of calls
 //! ([`call`]) and the rule that calls on one object are serialised or aborted ([`exclusive`]).
 
 pub mod call;
 pub mod capability;
 pub mod capacity;
+pub mod context;
 pub mod exclusive;
 pub mod identity;
 pub mod name;

@@ -9,6 +9,9 @@ use crate::status;
 /// Longest text of a name or id, in bytes (CSI, "Size Limits").
 pub const LONGEST: usize = 128;
 
+/// Longest id of a node, in bytes (CSI, NodeGetInfo, `node_id`).
+pub const LONGEST_NODE: usize = 256;
+
 /// Longest path that the system takes, in bytes without the closing NUL (`linux/limits.h`, `PATH_MAX`).
 pub const LONGEST_PATH: usize = 4095;
 
@@ -38,6 +41,25 @@ pub fn required<'a>(field: &str, value: &'a str) -> Result<&'a str, Status> {
 /// `INVALID_ARGUMENT`, naming the field.
 pub fn optional<'a>(field: &str, value: &'a str) -> Result<Option<&'a str>, Status> {
     if value.is_empty() { Ok(None) } else { required(field, value).map(Some) }
+}
+
+/// Checks a node's id: present, at most 256 bytes, and free of control characters.
+///
+/// CSI lifts its general limit for what NodeGetInfo answers, by which other calls name the node.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, naming the field.
+pub fn node<'a>(field: &str, value: &'a str) -> Result<&'a str, Status> {
+    if value.is_empty() {
+        return Err(status::missing(field));
+    }
+    if value.len() > LONGEST_NODE {
+        return Err(status::invalid(field, format_args!("{} bytes long", value.len()), "at most 256 bytes"));
+    }
+    if value.chars().any(banned) {
+        return Err(status::invalid(field, value, "no control characters"));
+    }
+    Ok(value)
 }
 
 /// Checks a required path on the node: absolute, without `..`, at most 4095 bytes, no NUL.
@@ -123,6 +145,14 @@ mod tests {
         assert_eq!(optional("snapshot_id", "").unwrap(), None);
         assert_eq!(optional("snapshot_id", "snap").unwrap(), Some("snap"));
         assert_eq!(code(optional("snapshot_id", "a\0")), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_node_s_id_has_1_to_256_bytes() {
+        assert_eq!(node("node_id", &"n".repeat(256)).unwrap().len(), 256);
+        for bad in ["", "a\0", &"n".repeat(257)] {
+            assert_eq!(code(node("node_id", bad)), Code::InvalidArgument, "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a node is configured with.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use crate::pool::Location;
 
@@ -17,4 +17,6 @@ pub struct Config {
     pub offloads: usize,
     /// Longest time that writers are held before the watchdog thaws them, whatever the cut does.
     pub freeze_limit: Duration,
+    /// Most volumes that may be published to the node at once; `None` where only the pool's room limits them.
+    pub max_volumes: Option<NonZeroU32>,
 }

@@ -29,6 +29,7 @@ fn record(repository: &Repository, name: &str) -> VolumeRecord {
         parameters: BTreeMap::from([("class".to_owned(), "fast".to_owned())]),
         created_at: Timestamp::UNIX_EPOCH,
         complete: false,
+        published: None,
     }
 }
 

@@ -17,6 +17,7 @@ fn pool(node: &str, provisionable: u64) -> (String, GetPoolResponse) {
         largest_volume_bytes: 100 * GIB,
         filesystem: "xfs".to_owned(),
         ailments: Vec::new(),
+        max_volumes: 0,
     };
     (node.to_owned(), pool)
 }

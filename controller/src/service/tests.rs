@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, time::Duration};
 
 use tokio_stream::StreamExt as _;
-use tonic::{Code, Request, transport::Server};
+use tonic::{Request, transport::Server};
 use varve_proto::csi::{
     self, controller_client::ControllerClient, controller_server::ControllerServer,
     group_controller_client::GroupControllerClient, group_controller_server::GroupControllerServer,
@@ -46,12 +46,15 @@ async fn every_capability_that_holds_is_claimed_and_no_other() {
         .collect();
     let expected = [
         Type::CreateDeleteVolume,
+        Type::PublishUnpublishVolume,
         Type::ListVolumes,
         Type::GetCapacity,
         Type::CreateDeleteSnapshot,
         Type::ListSnapshots,
         Type::CloneVolume,
+        Type::PublishReadonly,
         Type::ExpandVolume,
+        Type::ListVolumesPublishedNodes,
         Type::GetVolume,
         Type::SingleNodeMultiWriter,
         Type::ModifyVolume,
@@ -101,14 +104,4 @@ async fn a_snapshot_waits_no_longer_than_the_caller() {
         client.create_snapshot(request).await.unwrap();
     }
     assert_eq!(bench.agent("a").waits(), [2000, 2000, 1500]);
-}
-
-#[tokio::test]
-async fn nothing_is_published_by_the_controller() {
-    let bench = Bench::new(&["a"]).await;
-    let mut client = ControllerClient::new(channel(&bench).await);
-    let publish = client.controller_publish_volume(csi::ControllerPublishVolumeRequest::default()).await;
-    assert_eq!(publish.unwrap_err().code(), Code::Unimplemented);
-    let unpublish = client.controller_unpublish_volume(csi::ControllerUnpublishVolumeRequest::default()).await;
-    assert_eq!(unpublish.unwrap_err().code(), Code::Unimplemented);
 }

@@ -101,6 +101,7 @@ struct World {
     /// Whether offloads end within the wait of the call that began them.
     prompt: bool,
     waits: Vec<u32>,
+    max_volumes: u32,
 }
 
 /// An image, and what it was made with.
@@ -123,6 +124,7 @@ impl FakeAgent {
             ailments: Vec::new(),
             prompt: false,
             waits: Vec::new(),
+            max_volumes: 0,
         };
         Self { node: node.to_owned(), repository, state: Arc::new(Mutex::new(state)), gate: Gate::default() }
     }
@@ -173,6 +175,11 @@ impl FakeAgent {
 
     pub(crate) fn set_ailments(&self, ailments: Vec<Ailment>) {
         self.state().ailments = ailments;
+    }
+
+    /// Limits the volumes that may be published here; 0 lifts the limit.
+    pub(crate) fn set_max_volumes(&self, most: u32) {
+        self.state().max_volumes = most;
     }
 
     pub(crate) fn set_prompt(&self) {
@@ -449,6 +456,7 @@ impl agent_server::Agent for FakeAgent {
                 largest_volume_bytes: state.room(),
                 filesystem: "xfs".to_owned(),
                 ailments: state.ailments.clone(),
+                max_volumes: state.max_volumes,
             })
         };
         self.answer(Method::GetPool, work).await

@@ -83,6 +83,7 @@ impl Controller {
             parameters: order.parameters.clone(),
             created_at: seams.clock.now(),
             complete: false,
+            published: None,
         };
         match stored(self.repository().claim_volume(record).await)? {
             Claim::Created(record) => self.fill(record, choice.others).await,

@@ -4,7 +4,7 @@ use tonic::Status;
 use tracing::warn;
 use varve_csi::name;
 use varve_proto::csi;
-use varve_repository::id::VolumeId;
+use varve_repository::{id::VolumeId, record::volume::Publication};
 
 use super::exclusively;
 use crate::{Controller, catalog::stored, nodes};
@@ -16,7 +16,7 @@ impl Controller {
     /// and does not answer may still have a workload writing to the image: the call is to be made again.
     ///
     /// # Errors
-    /// `FAILED_PRECONDITION` where the volume is in use, `UNAVAILABLE` where its node does not answer.
+    /// `FAILED_PRECONDITION` where the volume is published or in use, `UNAVAILABLE` where its node does not answer.
     pub(crate) async fn delete_volume(
         &self,
         request: csi::DeleteVolumeRequest,
@@ -27,6 +27,11 @@ impl Controller {
         let Some(record) = stored(self.repository().volume(id).await)? else {
             return Ok(csi::DeleteVolumeResponse {});
         };
+        if let Some(Publication { node, .. }) = &record.value.published {
+            return Err(Status::failed_precondition(format!(
+                "volume {id} is published to node {node:?}: unpublish it first"
+            )));
+        }
         match self.fleet().agent(&record.value.home_node).await {
             Ok(agent) => agent.delete_image(id.to_string()).await?,
             Err(nodes::Error::Unknown { node }) => {

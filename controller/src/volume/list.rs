@@ -1,12 +1,13 @@
 //! ListVolumes and ControllerGetVolume, from the records alone.
 //!
-//! `published_node_ids` stays empty: it names nodes that a volume is controller-published to, and none ever is. A volume
-//! whose creation broke off is listed too, so that whoever no longer wants it can learn its id and delete it (CSI, "RPC
-//! Interactions").
+//! `published_node_ids` names the node that a volume is controller-published to, if it is: where it is staged is another
+//! matter, and its node's to tell. A volume whose creation broke off is listed too, so that whoever no longer wants it can
+//! learn its id and delete it (CSI, "RPC Interactions").
 
 use tonic::Status;
 use varve_csi::{name, page::page};
 use varve_proto::csi::{self, controller_get_volume_response, list_volumes_response};
+use varve_repository::record::volume::VolumeRecord;
 
 use super::described;
 use crate::{
@@ -30,7 +31,7 @@ impl Controller {
             .iter()
             .map(|record| list_volumes_response::Entry {
                 volume: Some(described(record)),
-                status: Some(list_volumes_response::VolumeStatus::default()),
+                status: Some(list_volumes_response::VolumeStatus { published_node_ids: published(record) }),
             })
             .collect();
         Ok(csi::ListVolumesResponse { entries, next_token })
@@ -48,7 +49,11 @@ impl Controller {
         let record = catalog::volume(self.repository(), catalog::volume_id("volume_id", text)?).await?.value;
         Ok(csi::ControllerGetVolumeResponse {
             volume: Some(described(&record)),
-            status: Some(controller_get_volume_response::VolumeStatus::default()),
+            status: Some(controller_get_volume_response::VolumeStatus { published_node_ids: published(&record) }),
         })
     }
+}
+
+fn published(record: &VolumeRecord) -> Vec<String> {
+    record.published.iter().map(|publication| publication.node.clone()).collect()
 }

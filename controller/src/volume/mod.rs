@@ -13,6 +13,7 @@ pub(crate) mod health;
 mod list;
 mod modify;
 mod order;
+mod publish;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -7,5 +7,6 @@ mod expand;
 mod health;
 mod list;
 mod modify;
+mod publish;
 mod source;
 mod validate;

@@ -1,6 +1,6 @@
 //! The agent API over gRPC: requests are checked and become domain types, and outcomes become messages.
 
-use std::{collections::HashSet, hash::Hash, str::FromStr, time::Duration};
+use std::{collections::HashSet, hash::Hash, num::NonZeroU32, str::FromStr, time::Duration};
 
 use tonic::{Request, Response, Status};
 use varve_csi::{name, status};
@@ -119,6 +119,7 @@ impl agent_server::Agent for Agent {
                         Kind::Btrfs => "btrfs".into(),
                     },
                     ailments: agent.pool_ailments().into_iter().map(Into::into).collect(),
+                    max_volumes: agent.config().max_volumes.map_or(0, NonZeroU32::get),
                 })
             })
             .await?;

@@ -44,7 +44,7 @@ use varve_csi::{
     call,
     capability::Capability,
     capacity::{CapacityRange, wire},
-    name, status,
+    context, name, status,
 };
 use varve_proto::csi::{
     self, NodeServiceCapability, Topology, VolumeHealth,
@@ -184,6 +184,8 @@ impl Node for NodeService {
             ("secrets", &request.secrets),
             ("volume_context", &request.volume_context),
         ])?;
+        // Publications are read-only, not the staging: see there. What cannot be read is refused as early as it is seen.
+        context::is_read_only("publish_context", &request.publish_context)?;
         self.change(id, move |volume| stage::stage(volume, &path, &capability)).await?;
         Ok(Response::new(csi::NodeStageVolumeResponse {}))
     }
@@ -222,7 +224,8 @@ impl Node for NodeService {
         let staging = name::optional_path("staging_target_path", &request.staging_target_path)?
             .ok_or_else(|| Status::failed_precondition("staging_target_path is missing: call NodeStageVolume first"))?
             .to_owned();
-        let wanted = publish::Wanted { staging, target, capability, read_only: request.readonly };
+        let read_only = request.readonly || context::is_read_only("publish_context", &request.publish_context)?;
+        let wanted = publish::Wanted { staging, target, capability, read_only };
         self.change(id, move |volume| publish::publish(volume, &wanted)).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
@@ -318,8 +321,8 @@ impl Node for NodeService {
         let segments = [(TOPOLOGY.to_owned(), node_id.clone())].into();
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id,
-            // Nothing but the pool's room limits them, and that is not a number of volumes.
-            max_volumes_per_node: 0,
+            // 0 where nothing but the pool's room limits them, which is not a number of volumes.
+            max_volumes_per_node: self.agent.config().max_volumes.map_or(0, |most| i64::from(most.get())),
             accessible_topology: Some(Topology { segments }),
         }))
     }

@@ -80,6 +80,7 @@ impl Site {
             overcommit: 2.0,
             offloads: 2,
             freeze_limit: Duration::from_secs(20),
+            max_volumes: None,
         }
     }
 

@@ -53,6 +53,31 @@ pub struct OffloadParameters {
     pub bandwidth: Option<u64>,
 }
 
+/// How many workloads of a node may use a volume at once, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessMode {
+    /// CSI's `SINGLE_NODE_WRITER`.
+    SingleNodeWriter,
+    /// CSI's `SINGLE_NODE_READER_ONLY`.
+    SingleNodeReaderOnly,
+    /// CSI's `SINGLE_NODE_SINGLE_WRITER`.
+    SingleNodeSingleWriter,
+    /// CSI's `SINGLE_NODE_MULTI_WRITER`.
+    SingleNodeMultiWriter,
+}
+
+/// That a volume was given to a node by the controller (CSI, ControllerPublishVolume).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// The node.
+    pub node: String,
+    /// How it may be used there. Block or mount is not said: the presentation tells.
+    pub mode: AccessMode,
+    /// Whether no workload may write to it.
+    pub read_only: bool,
+}
+
 /// `volumes/<volume>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
@@ -83,4 +108,8 @@ pub struct VolumeRecord {
     /// change, and a missing image is no loss.
     #[serde(default)]
     pub complete: bool,
+    /// The node that the controller published it to, and how; absent where it is published to none, as it always is where
+    /// the orchestrator does not publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Publication>,
 }

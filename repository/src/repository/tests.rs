@@ -43,6 +43,7 @@ fn volume_record(repository: &Repository, name: &str) -> VolumeRecord {
         parameters: BTreeMap::new(),
         created_at: repository.seams().clock.now(),
         complete: false,
+        published: None,
     }
 }
 
