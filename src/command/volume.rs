@@ -5,7 +5,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use varve_repository::{
     id::VolumeId,
-    record::volume::{Source, VolumeRecord},
+    record::volume::{Publication, Source, VolumeRecord},
 };
 
 use super::{id, snapshot};
@@ -69,6 +69,7 @@ fn show(shown: &Shown) -> Table {
         ("size", bytes(volume.capacity_bytes)),
         ("kind", volume.presentation.as_str().to_owned()),
         ("node", volume.home_node.clone()),
+        ("published to", volume.published.as_ref().map_or("no node".into(), publication)),
         ("created", snapshot::moment(volume.created_at)),
         ("incarnation", volume.incarnation.to_string()),
         ("filled with", source(volume.source)),
@@ -82,6 +83,11 @@ fn show(shown: &Shown) -> Table {
         table.add_row(["snapshot".to_owned(), format!("{}  {}  {}", snapshot.id, snapshot.created_at, snapshot.name)]);
     }
     table
+}
+
+fn publication(publication: &Publication) -> String {
+    let Publication { node, read_only, .. } = publication;
+    if *read_only { format!("{node}, read-only") } else { node.clone() }
 }
 
 fn source(source: Option<Source>) -> String {

@@ -1,4 +1,5 @@
-//! An object store in memory that can be told to refuse everything, as one does whose permissions were taken away.
+//! An object store in memory that can be told to refuse everything, as one does whose permissions were taken away, or to
+//! lose an answer.
 
 use std::{
     fmt,
@@ -17,12 +18,18 @@ use object_store::{
 pub(crate) struct Breakable {
     inner: InMemory,
     refuses: AtomicBool,
+    loses: AtomicBool,
 }
 
 impl Breakable {
     /// Refuses everything from now on, or nothing.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// Does the next put, and loses its answer.
+    pub(crate) fn lose_answer(&self) {
+        self.loses.store(true, Ordering::SeqCst);
     }
 
     fn check(&self, path: &Path) -> Result<()> {
@@ -44,7 +51,11 @@ impl fmt::Display for Breakable {
 impl ObjectStore for Breakable {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.check(location)?;
-        self.inner.put_opts(location, payload, options).await
+        let put = self.inner.put_opts(location, payload, options).await?;
+        if self.loses.swap(false, Ordering::SeqCst) {
+            return Err(Error::Generic { store: "memory", source: "the connection was reset".into() });
+        }
+        Ok(put)
     }
 
     async fn put_multipart_opts(

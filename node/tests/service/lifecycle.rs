@@ -7,9 +7,9 @@ use std::{
     path::Path,
 };
 
-use tonic::Code;
+use tonic::{Code, Request};
 use varve_node::pool::Kind;
-use varve_proto::csi::volume_capability::access_mode::Mode;
+use varve_proto::csi::{self, node_server::Node as _, volume_capability::access_mode::Mode};
 
 use crate::{
     fixture::{Site, fails_with},
@@ -122,6 +122,31 @@ async fn read_only_is_read_only() {
         fails_with(node.publish(&claim, "writer", true).await, Code::AlreadyExists);
         node.put_away(&claim, &["reader", "writer"]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_controller_published_read_only_is_read_only() {
+    let site = Site::new(Kind::Xfs).await;
+    let node = site.start().await;
+    let claim = node.create("data", "ext4").await;
+    let told = |read_only: &str| [("varve.io/read-only".to_owned(), read_only.to_owned())].into();
+    let stage = |read_only| csi::NodeStageVolumeRequest { publish_context: told(read_only), ..claim.stage() };
+    let publish = |name, read_only| {
+        let request = csi::NodePublishVolumeRequest { publish_context: told(read_only), ..claim.publish(name, false) };
+        node.service.node_publish_volume(Request::new(request))
+    };
+    // A word that is not understood must not make it writable.
+    fails_with(node.service.node_stage_volume(Request::new(stage("yes"))).await, Code::InvalidArgument);
+    node.service.node_stage_volume(Request::new(stage("true"))).await.expect("staged");
+    fails_with(publish("reader", "yes").await, Code::InvalidArgument);
+    publish("reader", "true").await.expect("published");
+    let error = fs::write(claim.target("reader").join("file"), "refused").expect_err("read-only");
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    // The same in other words.
+    node.publish(&claim, "reader", true).await.expect("published so already");
+    publish("writer", "false").await.expect("published");
+    fs::write(claim.target("writer").join("file"), "seen").expect("written");
+    node.put_away(&claim, &["reader", "writer"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

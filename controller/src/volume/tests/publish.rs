@@ -272,6 +272,18 @@ async fn a_node_takes_as_many_volumes_as_it_says() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_of_the_store_changes_nothing() {
+    let bench = Bench::new(&["a"]).await;
+    let id = bench.volume("data").await;
+    bench.store.lose_answer();
+    publish(&bench, wish(&id, "a")).await.unwrap();
+    assert_eq!(told(&bench, &id).await, ["a"]);
+    bench.store.lose_answer();
+    unpublish(&bench, &id, "a").await.unwrap();
+    assert_eq!(told(&bench, &id).await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn of_two_controllers_at_once_the_record_decides() {
     let bench = Bench::new(&["a"]).await;
     let other = Controller::new(bench.repository.clone(), bench.nodes(), Options::default());
