@@ -32,19 +32,6 @@ fn a_blank_device_is_formatted_once() {
 }
 
 #[test]
-fn an_xfs_whose_making_was_cut_short_is_made_anew() {
-    let disk = Disk::formatted(512 * MIB, Filesystem::Xfs);
-    let device = File::options().write(true).open(disk.path()).unwrap();
-    device.write_all_at(&[1], 126).unwrap();
-    device.sync_all().unwrap();
-    drop(device);
-    assert!(mount(&disk.path(), &disk.target("m"), Filesystem::Xfs, &[], false).is_err());
-    assert_eq!(probe(&disk.path()).unwrap(), Content::Blank);
-    make(&disk.path(), Filesystem::Xfs).unwrap();
-    disk.mount(Filesystem::Xfs, "again");
-}
-
-#[test]
 fn the_smallest_device_is_large_enough() {
     for filesystem in BOTH {
         let disk = Disk::formatted(filesystem::minimum_bytes(filesystem), filesystem);

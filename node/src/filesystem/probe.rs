@@ -14,9 +14,6 @@ pub(super) const EXT_SUPERBLOCK: usize = 1024;
 /// `s_magic`, from the beginning of the superblock.
 const EXT_MAGIC: usize = 0x38;
 
-/// `sb_inprogress` of XFS's superblock (fs/xfs/libxfs/xfs_format.h): not zero while mkfs is at work.
-const XFS_IN_PROGRESS: usize = 126;
-
 /// A signature: where it lies, what it is, and of what. In the order in which they are looked for.
 const SIGNATURES: &[(usize, &[u8], Content)] = &[
     (0, b"XFSB", Content::Filesystem(Filesystem::Xfs)),
@@ -52,10 +49,6 @@ pub fn probe(device: &Path) -> Result<Content> {
 
 fn recognise(bytes: &[u8]) -> Option<Content> {
     let matches = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-    if matches(0, b"XFSB") && bytes.get(XFS_IN_PROGRESS).is_some_and(|byte| *byte != 0) {
-        // No mkfs has finished here, and the kernel mounts no such thing: there is nothing to lose.
-        return Some(Content::Blank);
-    }
     if let Some((_, _, content)) = SIGNATURES.iter().find(|(offset, magic, _)| matches(*offset, magic)) {
         return Some(content.clone());
     }
@@ -79,15 +72,6 @@ mod tests {
             bytes[*offset..offset + magic.len()].copy_from_slice(magic);
             assert_eq!(recognise(&bytes).as_ref(), Some(content));
         }
-    }
-
-    #[test]
-    fn an_xfs_that_was_never_finished_is_blank() {
-        let mut bytes = vec![0; EXAMINED];
-        bytes[..4].copy_from_slice(b"XFSB");
-        assert_eq!(recognise(&bytes), Some(Content::Filesystem(Filesystem::Xfs)));
-        bytes[XFS_IN_PROGRESS] = 1;
-        assert_eq!(recognise(&bytes), Some(Content::Blank));
     }
 
     #[test]

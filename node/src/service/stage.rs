@@ -91,9 +91,7 @@ fn mount(volume: &Volume, filesystem: Filesystem, path: &Path, flags: &[String],
             (device, Age::Old)
         }
         At::Nothing => {
-            format::clear_unfinished(volume, presence.device)?;
-            let device = attach(volume)?;
-            let age = format::prepare(volume, device, filesystem)?;
+            let (device, age) = format::prepare(volume, presence.device, filesystem)?;
             mount_at(device, path, filesystem, flags)?;
             (device, age)
         }

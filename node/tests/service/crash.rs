@@ -9,9 +9,9 @@ use tonic::Code;
 use varve_csi::capability::AccessMode;
 use varve_node::{
     device::{LoopDevice, Options},
-    durable, filesystem,
+    filesystem,
     pool::Kind,
-    volume::{Access, Publication, Staged},
+    volume::{Access, Publication, Staged, Volume},
 };
 
 use crate::{
@@ -19,7 +19,12 @@ use crate::{
     on_both_pools,
 };
 
-on_both_pools!(every_step_of_a_staging_is_taken_up, a_formatting_that_was_cut_short_begins_anew);
+on_both_pools!(
+    every_step_of_a_staging_is_taken_up,
+    a_formatting_that_was_cut_short_begins_anew,
+    what_was_once_formatted_is_never_formatted_again,
+    a_clone_is_formatted_only_if_its_source_never_was,
+);
 
 fn staged(claim: &Claim) -> Staged {
     let access = if claim.block { Access::Block } else { Access::Mount { flags: vec![], group: None } };
@@ -53,30 +58,88 @@ async fn every_step_of_a_staging_is_taken_up(kind: Kind) {
     }
 }
 
+/// What a mkfs that was killed may leave: no superblock, the beginning of one, or one that looks complete.
+const UNFINISHED: [&[(u64, &[u8])]; 3] = [
+    &[(4096, &[0xA5; 65536]), (100 * MIB, &[0x5A; 65536])],
+    &[(0, b"XFSB"), (126, &[1]), (1024 + 0x36, &[0xFF; 8])],
+    &[(1024 + 0x38, &[0x53, 0xEF])],
+];
+
+/// Writes into an image that is not attached, and returns its bytes.
+fn scribble(volume: &Volume, pieces: &[(u64, &[u8])]) -> Vec<u8> {
+    let image = File::options().write(true).open(volume.image()).expect("opened");
+    for (offset, bytes) in pieces {
+        image.write_all_at(bytes, *offset).expect("written");
+    }
+    image.sync_all().expect("synced");
+    fs::read(volume.image()).expect("read")
+}
+
 async fn a_formatting_that_was_cut_short_begins_anew(kind: Kind) {
     let site = Site::new(kind).await;
-    let node = site.start().await;
+    let mut node = site.start().await;
+    for presentation in ["ext4", "xfs"] {
+        for (nth, left) in UNFINISHED.into_iter().enumerate() {
+            let claim = node.create(&format!("{presentation}-{nth}"), presentation).await;
+            let volume = node.volume(&claim);
+            assert!(!volume.record().formatted);
+            scribble(&volume, left);
+            volume.set_staged(Some(staged(&claim))).expect("recorded");
+            LoopDevice::attach(&volume.image(), Options::default()).expect("attached");
+            node = node.restart().await;
+            node.stage(&claim).await.expect("staged");
+            let volume = node.volume(&claim);
+            assert!(volume.record().formatted);
+            let allocated = fs::metadata(volume.image()).expect("there").blocks() * 512;
+            assert!(allocated < 72 * MIB, "{allocated}: no more than the log of an XFS");
+            fs::write(claim.staging.join("file"), "kept").expect("written");
+            node.put_away(&claim, &[]).await;
+            node.stage(&claim).await.expect("staged again");
+            assert_eq!(fs::read(claim.staging.join("file")).expect("still there"), b"kept");
+            node.put_away(&claim, &[]).await;
+            node.delete(&claim).await.expect("deleted");
+        }
+    }
+}
+
+async fn what_was_once_formatted_is_never_formatted_again(kind: Kind) {
+    let site = Site::new(kind).await;
+    let mut node = site.start().await;
     for presentation in ["ext4", "xfs"] {
         let claim = node.create(presentation, presentation).await;
-        let volume = node.volume(&claim);
-        // Half a file system: no superblock, and something where the rest of it would be.
-        let image = File::options().write(true).open(volume.image()).expect("opened");
-        image.write_all_at(&[0xA5; 65536], 4096).expect("written");
-        image.write_all_at(&[0x5A; 65536], 100 * MIB).expect("written");
-        drop(image);
-        fails_with(node.stage(&claim).await, Code::FailedPrecondition);
-        assert_eq!(node.devices(), [], "a staging that fails leaves nothing attached");
-        assert_eq!(volume.staged(), None);
-        // Only with its mark is it known to be ours.
-        let mark = volume.folder().join("formatting.json");
-        durable::write(&mark, &()).expect("written");
-        LoopDevice::attach(&volume.image(), Options::default()).expect("attached");
         node.stage(&claim).await.expect("staged");
-        assert!(!mark.exists());
-        let allocated = fs::metadata(volume.image()).expect("there").blocks() * 512;
-        assert!(allocated < 72 * MIB, "{allocated}: no more than the log of an XFS");
         node.put_away(&claim, &[]).await;
+        let ours = [(0, &[0; 4096][..]), (4096, &[0xA5; 4096])];
+        let blank = [(0, &[0; 2 << 20][..])];
+        for damage in [&ours[..], &blank[..]] {
+            let before = scribble(&node.volume(&claim), damage);
+            node = node.restart().await;
+            fails_with(node.stage(&claim).await, Code::FailedPrecondition);
+            assert_eq!(node.devices(), [], "a staging that fails leaves nothing attached");
+            assert_eq!(node.volume(&claim).staged(), None);
+            let untouched = fs::read(node.volume(&claim).image()).expect("read") == before;
+            assert!(untouched, "nothing is made on what once was completed");
+        }
     }
+}
+
+async fn a_clone_is_formatted_only_if_its_source_never_was(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.start().await;
+    let source = node.create("source", "ext4").await;
+    let blank = node.clone_of(&source, "blank").await;
+    assert!(!node.volume(&blank).record().formatted);
+    node.stage(&blank).await.expect("formatted and staged");
+    node.put_away(&blank, &[]).await;
+
+    node.stage(&source).await.expect("staged");
+    fs::write(source.staging.join("file"), "kept").expect("written");
+    let full = node.clone_of(&source, "full").await;
+    node.put_away(&source, &[]).await;
+    assert!(node.volume(&full).record().formatted);
+    node.stage(&full).await.expect("staged");
+    assert_eq!(fs::read(full.staging.join("file")).expect("there"), b"kept");
+    node.put_away(&full, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,6 +162,21 @@ impl Node<'_> {
     }
 
     pub async fn create(&self, name: &str, presentation: &str) -> Claim {
+        self.create_from(None, name, presentation).await
+    }
+
+    /// Clones an ext4 volume.
+    pub async fn clone_of(&self, source: &Claim, name: &str) -> Claim {
+        let source = proto::create_image_request::Source::SourceVolumeId(source.id.to_string());
+        self.create_from(Some(source), name, "ext4").await
+    }
+
+    async fn create_from(
+        &self,
+        source: Option<proto::create_image_request::Source>,
+        name: &str,
+        presentation: &str,
+    ) -> Claim {
         let id = self.site.repository.volume_id(name);
         let request = proto::CreateImageRequest {
             volume_id: id.to_string(),
@@ -169,7 +184,7 @@ impl Node<'_> {
             incarnation: "0190e5c4-0000-4000-8000-000000000001".into(),
             capacity_bytes: SIZE,
             presentation: presentation.into(),
-            source: None,
+            source,
             offload: None,
         };
         self.agent.create_image(Request::new(request)).await.expect("the image is made");

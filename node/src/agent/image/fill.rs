@@ -6,10 +6,12 @@
 //! removed, at the latest by the next start.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
+    io,
     path::{Path, PathBuf},
 };
 
+use rustix::{fs::SeekFrom, io::Errno};
 use tokio_util::sync::CancellationToken;
 use varve_repository::{
     id::{SnapshotId, VolumeId},
@@ -51,7 +53,8 @@ impl Making {
 
     /// Makes the image as long as is wanted, and the volume durable and known.
     pub(super) fn place(mut self, wanted: &Wanted, origin: Option<SnapshotId>) -> Result<Volume> {
-        grow(&self.image(), wanted.capacity_bytes)?;
+        let image = self.image();
+        grow(&image, wanted.capacity_bytes)?;
         let record = Record {
             id: wanted.id,
             name: wanted.name.clone(),
@@ -62,13 +65,27 @@ impl Making {
             repository: self.agent.repository().uuid(),
             source: wanted.source,
             origin,
+            // A source that nobody ever formatted left nothing to keep, and its copy is formatted like a new volume.
+            formatted: wanted.source.is_some() && holds_data(&image).map_err(Error::system("reading", &image))?,
             created_at: self.agent.repository().seams().clock.now(),
         };
         volume::write_record(&self.folder, &record).map_err(Error::system("writing the record of", &self.folder))?;
         let place = self.agent.pool().volume_dir(wanted.id);
-        self.agent.pool().commit_folder(&self.folder, &place).map_err(Error::system("putting in place", &place))?;
+        let pool = self.agent.pool();
+        let volume = pool
+            .commit_folder(&self.folder, &place)
+            .and_then(|()| Volume::load(place.clone()))
+            .inspect_err(|error| {
+                // Where only the last step failed, it is there and nobody answers for it: a repeated call would find
+                // its place taken.
+                if error.kind() != io::ErrorKind::AlreadyExists
+                    && let Err(error) = pool.remove_folder(&place)
+                {
+                    tracing::error!(folder = %place.display(), %error, "an image that failed stays until the next start");
+                }
+            })
+            .map_err(Error::system("putting in place", &place))?;
         self.placed = true;
-        let volume = Volume::load(place.clone()).map_err(Error::system("reading", &place))?;
         self.agent.volumes().insert(volume.clone());
         tracing::info!(volume = %wanted.id, bytes = wanted.capacity_bytes, source = ?wanted.source, "image made");
         Ok(volume)
@@ -220,4 +237,14 @@ pub(super) fn grow(image: &Path, bytes: u64) -> Result<()> {
         Ok(())
     };
     grown().map_err(Error::system("growing", image))
+}
+
+/// Tells whether anything was ever written to an image.
+fn holds_data(image: &Path) -> io::Result<bool> {
+    match rustix::fs::seek(File::open(image)?, SeekFrom::Data(0)) {
+        Ok(_) => Ok(true),
+        // lseek(2): no data from there to the end.
+        Err(Errno::NXIO) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
