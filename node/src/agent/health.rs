@@ -14,6 +14,7 @@ impl Agent {
     pub fn ailments(&self, volume: &Volume) -> Vec<Ailment> {
         let mut ailments = Vec::new();
         ailments.extend(self.unreadable_pool().or_else(|| image_ailment(volume)));
+        ailments.extend(self.stray_ailment(volume));
         for cut in self.cuts().of_volume(volume.id()) {
             let status = cut.status().borrow().clone();
             match status {
@@ -49,6 +50,8 @@ impl Agent {
                 ),
             });
         }
+        // Of a volume without a record nobody asks.
+        ailments.extend(self.volumes().list().iter().filter_map(|volume| self.stray_ailment(volume)));
         for (folder, reason) in self.volumes().unreadable().iter().chain(self.cuts().unreadable()) {
             ailments.push(Ailment {
                 severity: Severity::Degraded,

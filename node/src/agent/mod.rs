@@ -6,6 +6,7 @@
 //! snapshot     cutting, listing, deleting
 //! offload/     moving cuts into the repository, one lane a volume
 //! reconcile    what is put in order at the start
+//! account      what the repository knows of what is here, looked up now and then
 //! health       what is the matter with volumes and pool
 //! space        what goes when the pool runs full
 //! ```
@@ -20,6 +21,7 @@
 //! [`Agent::stop`] turns new calls away, interrupts offloads and hydrations at a point from which they go on, and waits
 //! for every task and every blocking call. Nothing is ever frozen afterwards.
 
+mod account;
 mod ailment;
 mod error;
 mod health;
@@ -45,7 +47,7 @@ use varve_repository::Repository;
 
 use crate::{
     config::Config,
-    cut::Cuts,
+    cut::{Cuts, Stranded},
     pool::Pool,
     volume::{Limits, Volumes},
 };
@@ -61,9 +63,11 @@ struct Inner {
     repository: Repository,
     volumes: Volumes,
     cuts: Cuts,
+    stranded: Stranded,
     exclusive: Exclusive,
     creations: image::Creations,
     offloads: offload::Offloads,
+    strays: account::Strays,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -77,6 +81,7 @@ impl Agent {
         let agent = reconcile::start(config, pool, repository).await?;
         agent.resume_offloads();
         agent.watch_space();
+        agent.watch_accounts();
         Ok(agent)
     }
 

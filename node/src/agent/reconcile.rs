@@ -20,10 +20,10 @@ use uuid::Uuid;
 use varve_csi::{exclusive::Exclusive, status::chain};
 use varve_repository::{Repository, SnapshotState};
 
-use super::{Agent, Inner, image::Creations, offload::Offloads};
+use super::{Agent, Inner, account::Strays, image::Creations, offload::Offloads};
 use crate::{
     config::Config,
-    cut::{Cut, Cuts, State, Status, making, mounted},
+    cut::{Cut, Cuts, State, Status, Stranded, making, mounted},
     device::{self, LoopDevice},
     durable, filesystem,
     pool::Pool,
@@ -104,11 +104,13 @@ pub(super) async fn start(config: Config, pool: Pool, repository: Repository) ->
     );
     let agent = Agent(std::sync::Arc::new(Inner {
         offloads: Offloads::new(config.offloads),
+        strays: Strays::default(),
         config,
         pool,
         repository,
         volumes,
         cuts,
+        stranded: Stranded::default(),
         exclusive: Exclusive::default(),
         creations: Creations::default(),
         stop: CancellationToken::new(),
@@ -180,6 +182,7 @@ fn detach(pool: &Pool, volumes: &Volumes) -> Result<(), StartError> {
 async fn settle(agent: &Agent, cut: Cut) {
     let state = cut.record().state;
     if state == State::NodeOnly {
+        // No offload waits for the answer: see `account`.
         return;
     }
     let settled = match agent.repository().snapshot(cut.id()).await {

@@ -88,7 +88,8 @@ impl agent_server::Agent for Agent {
             optional("snapshot_id", &request.snapshot_id)?,
             optional("volume_id", &request.volume_id)?,
             optional("group_id", &request.group_id)?,
-        )?;
+        )
+        .await?;
         Ok(Response::new(proto::ListCutsResponse { cuts: cuts.into_iter().map(Into::into).collect() }))
     }
 

@@ -137,6 +137,8 @@ impl Agent {
 
     /// Finds the snapshots, or cuts them; holds the volumes only for so long.
     async fn cut(&self, wanted: WantedCuts) -> Result<Vec<Known>> {
+        let ids: Vec<_> = wanted.members.iter().map(|member| member.id).collect();
+        self.take_up_stranded(move |id| ids.contains(id)).await?;
         let held = wanted
             .members
             .iter()
@@ -218,17 +220,39 @@ impl Agent {
     }
 
     fn commit(&self, made: &Made) -> Result<Vec<Cut>> {
-        let cuts =
+        let committed =
             making::commit(self.pool(), made).map_err(Error::system("putting cuts into", self.pool().cuts_dir()))?;
+        let cuts = self.0.stranded.take_up(self.pool(), committed, |cut| self.cuts().insert(cut.clone()));
+        let cuts = cuts.map_err(Error::system("taking up cuts in", self.pool().cuts_dir()))?;
         for cut in &cuts {
             let description = cut.record().description;
             tracing::info!(
                 volume = %description.volume, snapshot = %description.id, bytes = description.capacity_bytes,
                 frozen = description.frozen, pause_ms = made.pause().as_secs_f64() * 1e3, "cut"
             );
-            self.cuts().insert(cut.clone());
         }
         Ok(cuts)
+    }
+
+    /// Takes up cuts that were committed and then could not be, if there are any.
+    ///
+    /// # Errors
+    /// The system's, where one that `concerns` the caller still cannot be: nothing can be said of it, nor be cut in its
+    /// place.
+    async fn take_up_stranded(&self, concerns: impl Fn(&SnapshotId) -> bool + Send + 'static) -> Result<()> {
+        if self.0.stranded.is_empty() {
+            return Ok(());
+        }
+        let (cuts, outcome) = self
+            .block(move |agent| {
+                Ok(agent.0.stranded.retry(agent.pool(), concerns, |cut| agent.cuts().insert(cut.clone())))
+            })
+            .await?;
+        for cut in cuts {
+            tracing::info!(snapshot = %cut.id(), "a cut that was committed is taken up");
+            self.offload_cuts_of(cut.record().description.volume);
+        }
+        outcome.map_err(Error::system("taking up cuts in", self.pool().cuts_dir()))
     }
 
     fn member(&self, wanted: &WantedCuts, one: &WantedCut, volume: &Volume, now: Timestamp) -> Member {
@@ -257,13 +281,14 @@ impl Agent {
     }
 
     /// Lists the cuts that a filter takes. Those of whole listings are the ones that are not in the repository.
-    pub(super) fn list_cuts(
+    pub(super) async fn list_cuts(
         &self,
         id: Option<SnapshotId>,
         volume: Option<VolumeId>,
         group: Option<GroupId>,
     ) -> Result<Vec<FoundCut>> {
         let _token = self.enter()?;
+        self.take_up_stranded(move |stranded| id.is_none_or(|id| id == *stranded)).await?;
         let matches = |cut: &Cut| {
             let record = cut.record();
             id.map_or(record.state != cut::State::Base, |id| cut.id() == id)
@@ -277,6 +302,7 @@ impl Agent {
     pub(super) async fn delete_cut(&self, id: SnapshotId) -> Result<()> {
         let agent = self.clone();
         self.run(async move {
+            agent.take_up_stranded(move |stranded| *stranded == id).await?;
             let _held = agent.hold(id)?;
             match agent.cuts().get(&id) {
                 Some(cut) => agent.remove_cut(&cut).await,
@@ -292,6 +318,10 @@ impl Agent {
         let cut = cut.clone();
         self.block(move |agent| {
             let _alone = alone;
+            if *cut.status().borrow() == Status::Removed {
+                // Somebody else was first, and in its place there may be another one by now.
+                return Ok(());
+            }
             let folder = cut.folder();
             agent
                 .pool()
@@ -299,6 +329,7 @@ impl Agent {
                 .or_else(|error| if folder.exists() { Err(error) } else { Ok(()) })
                 .map_err(Error::system("removing", folder))?;
             agent.cuts().remove(&cut.id());
+            agent.0.offloads.forget(cut.id());
             cut.set_status(Status::Removed);
             tracing::info!(snapshot = %cut.id(), "cut removed");
             Ok(())

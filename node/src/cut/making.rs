@@ -10,7 +10,8 @@
 //!
 //! A cut is made below `making/` and renamed into place when it is durable. The members of a group lie in one folder, which
 //! is renamed as a whole to `cuts/<group>.group`: that is the commit. They are then moved to their own places, one by
-//! one; [`finish_groups`] at the next start moves those that a crash left behind. So all members are there, or none.
+//! one; where that fails it is done again before anything else is done with these cuts, and [`finish_groups`] at the next
+//! start moves those that a crash left behind. So all members are there, or none.
 
 use std::{
     fs, io,
@@ -144,26 +145,58 @@ pub fn make(
     Ok(Made { folder, members: members.into_iter().map(|member| member.record).collect(), pause })
 }
 
-/// Makes the cuts durable and puts them into place, all of them or none.
+/// Cuts that are committed, and perhaps not in their own places yet.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The folder that the members of a group are still in, or were.
+    group: Option<PathBuf>,
+    ids: Vec<SnapshotId>,
+}
+
+/// Makes the cuts durable and commits them, all of them or none; [`Committed::take_up`] is to follow.
 ///
 /// # Errors
-/// The system's: none is in place then, or, where only the last step of a group failed, the next start completes it.
-pub fn commit(pool: &Pool, made: &Made) -> io::Result<Vec<Cut>> {
+/// The system's: none is committed then.
+pub fn commit(pool: &Pool, made: &Made) -> io::Result<Committed> {
     let started = Instant::now();
-    if let [record] = made.members.as_slice() {
-        let id = record.description.id;
-        place(pool, &made.folder.join(id.to_string()), &pool.cut_dir(id))?;
+    let ids: Vec<_> = made.members.iter().map(|record| record.description.id).collect();
+    let group = if let [id] = ids.as_slice() {
+        place(pool, &made.folder.join(id.to_string()), &pool.cut_dir(*id))?;
         if let Err(error) = pool.remove_folder(&made.folder) {
             tracing::warn!(folder = %made.folder.display(), %error, "an empty folder stays until the next start");
         }
+        None
     } else {
+        // What cannot be read is left alone and may lie there.
+        if let Some(taken) = ids.iter().map(|id| pool.cut_dir(*id)).find(|place| place.exists()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there", taken.display())));
+        }
         let Some(name) = made.folder.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
         let group = pool.cuts_dir().join(name).with_extension(GROUP);
         place(pool, &made.folder, &group)?;
-        spread(pool, &group)?;
+        Some(group)
+    };
+    tracing::debug!(took = ?started.elapsed(), cuts = ids.len(), "cuts are durable");
+    Ok(Committed { group, ids })
+}
+
+impl Committed {
+    /// The cuts, in the order in which they were asked for.
+    #[must_use]
+    pub fn ids(&self) -> &[SnapshotId] {
+        &self.ids
     }
-    tracing::debug!(took = ?started.elapsed(), cuts = made.members.len(), "cuts are durable");
-    made.members.iter().map(|record| Cut::load(pool.cut_dir(record.description.id))).collect()
+
+    /// Moves the cuts to their own places, as far as they are not there, and reads them.
+    ///
+    /// # Errors
+    /// The system's: it can be called again, and the next start does the same.
+    pub fn take_up(&self, pool: &Pool) -> io::Result<Vec<Cut>> {
+        if let Some(group) = self.group.as_deref().filter(|group| group.exists()) {
+            spread(pool, group)?;
+        }
+        self.ids.iter().map(|id| Cut::load(pool.cut_dir(*id))).collect()
+    }
 }
 
 /// Commits a folder; where the last sync fails, what is in place and was not answered for is taken away again.
@@ -193,10 +226,18 @@ pub fn finish_groups(pool: &Pool) -> io::Result<()> {
 }
 
 /// Moves a group's members to their own places. Each is whole and durable already; only names change.
+///
+/// No second group of the same cuts is made before the first is in place. A member whose place is taken all the same is
+/// thus of a group that nobody was answered for, and which could not be taken away when it failed: it goes now.
 fn spread(pool: &Pool, group: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(group)? {
-        let entry = entry?;
-        fs::rename(entry.path(), pool.cuts_dir().join(entry.file_name()))?;
+    let members =
+        fs::read_dir(group)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()?;
+    if members.iter().any(|name| pool.cuts_dir().join(name).exists()) {
+        tracing::warn!(group = %group.display(), "a group of cuts that nobody was answered for is removed");
+        return pool.remove_folder(group);
+    }
+    for name in members {
+        fs::rename(group.join(&name), pool.cuts_dir().join(&name))?;
     }
     durable::sync_folder(&pool.cuts_dir())?;
     fs::remove_dir(group)?;

@@ -23,6 +23,7 @@ pub mod making;
 pub(crate) mod mounted;
 mod record;
 mod registry;
+mod stranded;
 
 use std::{
     io,
@@ -32,6 +33,7 @@ use std::{
 
 pub use record::{Record, State};
 pub use registry::Cuts;
+pub use stranded::Stranded;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 use varve_repository::{id::SnapshotId, progress::Progress};

@@ -3,15 +3,31 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
-use varve_node::pool::Kind;
+use rustix::fs::IFlags;
+use varve_node::{
+    cut::{
+        self, Cut, State, Stranded,
+        making::{self, Member},
+    },
+    pool::{Kind, Pool},
+};
+use varve_repository::{
+    id::SnapshotId,
+    record::{snapshot::SnapshotDescription, volume::Presentation},
+    seam::System,
+};
 
-use crate::fixture::{MIB, Site};
+use crate::fixture::{MIB, Site, write};
 
-crate::on_both_pools!(invariant_1_a_group_is_of_one_instant);
+crate::on_both_pools!(
+    invariant_1_a_group_is_of_one_instant,
+    a_group_that_is_half_in_place_is_completed_by_asking_again
+);
 
 /// Writes the same number to one volume and then to the other, over and over, each before the next begins.
 fn count(one: &Path, two: &Path, stop: &AtomicBool, reached: &AtomicU64) {
@@ -69,4 +85,73 @@ async fn invariant_1_a_group_is_of_one_instant(kind: Kind) {
     assert!(first == second || first == second + 1, "{first} and {second} were never there together");
     assert!(reached.load(Ordering::Relaxed) >= first, "and the writer went on");
     drop((one, two, three, four));
+}
+
+/// A cut of the image in `data`, to be made.
+fn member(site: &Site, name: &str, data: PathBuf) -> Member {
+    let description = SnapshotDescription {
+        id: site.snapshot(name),
+        name: name.into(),
+        volume: site.volume(name),
+        volume_name: name.into(),
+        incarnation: "0190e5c4-0000-4000-8000-000000000001".parse().expect("a uuid"),
+        capacity_bytes: MIB,
+        presentation: Presentation::Block,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        node: "a".into(),
+        group: Some(site.repository.group_id("group")),
+        frozen: false,
+        pause_nanos: 0,
+        parameters: [].into(),
+    };
+    let record = cut::Record { description, state: State::NodeOnly, origin: None, offload: Default::default() };
+    Member { data, record }
+}
+
+/// Allows or forbids that a folder is moved or changed.
+fn forbid(folder: &Path, forbidden: bool) {
+    let folder = File::open(folder).expect("opened");
+    let flags = rustix::fs::ioctl_getflags(&folder).expect("flags");
+    let flags = if forbidden { flags | IFlags::IMMUTABLE } else { flags - IFlags::IMMUTABLE };
+    rustix::fs::ioctl_setflags(&folder, flags).expect("flags are set");
+}
+
+async fn a_group_that_is_half_in_place_is_completed_by_asking_again(kind: Kind) {
+    let site = Site::new(kind).await;
+    let pool = Pool::open(&site.location("a")).expect("a pool");
+    let names = ["s1", "s2", "s3"];
+    let members = names.map(|name| {
+        let data = pool.make_folder(name).expect("made").join("data");
+        pool.filesystem().create(&data, MIB).expect("made");
+        write(&data.join("image"), 0, 1, 4096);
+        member(&site, name, data)
+    });
+    let folder = pool.make_folder("group").expect("made");
+    let group = pool.cuts_dir().join(folder.file_name().expect("named")).with_extension("group");
+    let limit = Duration::from_secs(20);
+    let made = making::make(&**pool.filesystem(), folder, members.into(), limit, &System).expect("made");
+    let ids = names.map(|name| site.snapshot(name));
+    let held = group.join(ids[1].to_string());
+
+    let committed = making::commit(&pool, &made).expect("committed");
+    forbid(&held, true);
+    let stranded = Stranded::default();
+    let mut known: Vec<SnapshotId> = Vec::new();
+    stranded.take_up(&pool, committed, |cut| known.push(cut.id())).expect_err("one cannot be moved");
+    assert!(!stranded.is_empty());
+    let retry = |known: &mut Vec<SnapshotId>, asked: SnapshotId| {
+        let (taken, outcome) = stranded.retry(&pool, |id| *id == asked, |cut| known.push(cut.id()));
+        (taken.iter().map(Cut::id).collect::<Vec<_>>(), outcome.is_ok())
+    };
+    assert_eq!(retry(&mut known, ids[0]), (vec![], false), "nothing is known of them until all are there");
+    assert_eq!(retry(&mut known, site.snapshot("other")), (vec![], true), "and that is nobody else's concern");
+    assert_eq!(known, []);
+    forbid(&held, false);
+    assert_eq!(retry(&mut known, ids[0]), (ids.to_vec(), true));
+    assert_eq!(known, ids);
+    assert!(stranded.is_empty() && !group.exists());
+    for id in ids {
+        assert!(pool.cut_dir(id).join("data/image").exists());
+    }
+    pool.close().expect("put away");
 }

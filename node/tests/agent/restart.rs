@@ -1,13 +1,23 @@
 //! What a start makes of what the last process left.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use varve_node::{
     agent::{Agent, StartError},
     pool::{Kind, Pool},
     sys,
 };
-use varve_repository::{Repository, crypto::MasterKey, record::snapshot::Method, seam::Seams, store::Store};
+use varve_proto::agent as proto;
+use varve_repository::{
+    Repository,
+    crypto::MasterKey,
+    record::{
+        snapshot::Method,
+        volume::{Presentation, VolumeRecord},
+    },
+    seam::Seams,
+    store::Store,
+};
 
 use crate::{
     fixture::{BLOCK, MIB, Site, write},
@@ -21,6 +31,9 @@ crate::on_both_pools!(
     a_pool_stays_with_its_repository,
     what_was_decided_meanwhile_is_found_out,
     devices_that_nobody_uses_are_detached,
+    a_snapshot_of_this_node_alone_that_was_deleted_meanwhile_goes,
+    images_that_no_record_accounts_for_are_told_of_and_kept,
+    a_group_that_nobody_was_answered_for_stands_in_no_ones_way,
 );
 
 async fn an_offload_goes_on_after_a_restart(kind: Kind) {
@@ -149,4 +162,103 @@ async fn devices_that_nobody_uses_are_detached(kind: Kind) {
     let image = node.volume(site.volume("one")).image();
     assert_eq!(varve_node::device::LoopDevice::find(&image).expect("asked"), None);
     node.stop().await;
+}
+
+async fn a_snapshot_of_this_node_alone_that_was_deleted_meanwhile_goes(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    for name in ["kept", "deleted"] {
+        let wanted = site.wanted_cuts(&[(name, "one")], 0);
+        node.cut(proto::CreateCutsRequest { durability: proto::Durability::Node.into(), ..wanted }).await.expect("cut");
+    }
+    node.stop().await;
+    site.repository.delete_snapshot(site.snapshot("deleted"), "deleted").await.expect("a tombstone");
+    let node = site.node("a").await;
+    node.gone(site.snapshot("deleted")).await;
+    let kept: Vec<_> = node.agent.cuts().list().iter().map(|cut| cut.id()).collect();
+    assert_eq!(kept, [site.snapshot("kept")]);
+    assert!(!node.agent.pool().cut_dir(site.snapshot("deleted")).exists());
+}
+
+async fn images_that_no_record_accounts_for_are_told_of_and_kept(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    let names = ["well", "unknown", "moved", "older"];
+    for name in names {
+        let wanted = site.wanted(name, 64 * MIB);
+        let (home, incarnation) = match name {
+            "moved" => ("b", wanted.incarnation.clone()),
+            "older" => ("a", "0190e5c4-0000-4000-8000-000000000009".into()),
+            _ => ("a", wanted.incarnation.clone()),
+        };
+        if name != "unknown" {
+            let record = VolumeRecord {
+                id: site.volume(name),
+                name: name.into(),
+                incarnation: incarnation.parse().expect("a uuid"),
+                capacity_bytes: 64 * MIB,
+                presentation: Presentation::Ext4,
+                home_node: home.into(),
+                source: None,
+                offload: Default::default(),
+                parameters: [].into(),
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                complete: true,
+                published: None,
+            };
+            site.repository.claim_volume(record).await.expect("claimed");
+        }
+        node.create(wanted).await.expect("made");
+    }
+    node.stop().await;
+    let node = site.node("a").await;
+    let told = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let ailments = node.pool().await.ailments;
+            if ailments.len() == 3 {
+                return ailments;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let told = told.await.expect("three are told of");
+    for (name, reason) in [("unknown", "RecordMissing"), ("moved", "RecordDiffers"), ("older", "RecordDiffers")] {
+        let id = site.volume(name).to_string();
+        let one = told.iter().find(|one| one.message.contains(&id)).expect("named");
+        assert_eq!(one.reason, reason, "{one:?}");
+        let image = node.images().await.into_iter().find(|image| image.volume_id == id).expect("kept");
+        assert_eq!(image.ailments, [one.clone()]);
+        assert!(node.volume(site.volume(name)).image().exists());
+    }
+    node.delete(site.volume("unknown")).await.expect("deleted");
+    assert_eq!(node.pool().await.ailments.len(), 2, "what is gone is not told of");
+}
+
+async fn a_group_that_nobody_was_answered_for_stands_in_no_ones_way(kind: Kind) {
+    let (site, gate) = Site::gated(kind).await;
+    let node = site.node("a").await;
+    for name in ["one", "two"] {
+        node.create(site.wanted(name, 64 * MIB)).await.expect("made");
+        write(&node.volume(site.volume(name)).image(), 0, 1, MIB);
+    }
+    gate.set(Position::Shut);
+    node.cut(site.wanted_cuts(&[("s1", "one"), ("s2", "two")], 0)).await.expect("cut");
+    let cuts = node.agent.pool().cuts_dir();
+    node.agent.stop().await;
+    // A group that failed and could not be taken away, before these were taken in its stead.
+    let group = cuts.join("failed.group");
+    for name in ["s1", "s2"] {
+        let member = site.snapshot(name).to_string();
+        fs::create_dir_all(group.join(&member)).expect("made");
+        fs::copy(cuts.join(&member).join("record.json"), group.join(&member).join("record.json")).expect("copied");
+    }
+    drop(node);
+    gate.set(Position::Open);
+    let node = site.node("a").await;
+    assert!(!group.exists());
+    for name in ["s1", "s2"] {
+        node.settled(site.snapshot(name)).await;
+        assert_eq!(site.root(name).await.statistics.data_bytes, MIB);
+    }
 }

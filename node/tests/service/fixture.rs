@@ -31,6 +31,7 @@ use varve_repository::{
     Repository,
     crypto::MasterKey,
     id::VolumeId,
+    record::volume::{OffloadParameters, Presentation, VolumeRecord},
     seam::{Seams, System},
     store::Store,
 };
@@ -187,6 +188,25 @@ impl Node<'_> {
             source,
             offload: None,
         };
+        let record = VolumeRecord {
+            id,
+            name: name.into(),
+            incarnation: request.incarnation.parse().expect("a uuid"),
+            capacity_bytes: SIZE,
+            presentation: match presentation {
+                "ext4" => Presentation::Ext4,
+                "xfs" => Presentation::Xfs,
+                _ => Presentation::Block,
+            },
+            home_node: self.agent.node_id().into(),
+            source: None,
+            offload: OffloadParameters::default(),
+            parameters: [].into(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            complete: true,
+            published: None,
+        };
+        self.site.repository.claim_volume(record).await.expect("claimed");
         self.agent.create_image(Request::new(request)).await.expect("the image is made");
         self.claim(name, presentation)
     }

@@ -54,6 +54,11 @@ impl Offloads {
         }
     }
 
+    /// Forgets what is remembered of a cut that is gone.
+    pub(super) fn forget(&self, id: SnapshotId) {
+        self.failed_at().remove(&id);
+    }
+
     fn lanes(&self) -> MutexGuard<'_, HashSet<VolumeId>> {
         self.lanes.lock().expect("no holder panics")
     }
