@@ -343,3 +343,52 @@ async fn a_vast_sparse_image_is_offloaded_without_reading_its_holes() {
     source.read(Blocks((1 << 14) - 33), &mut found).unwrap();
     assert!(found.iter().all(|byte| *byte == 0));
 }
+
+/// A cut whose disk fails at a block.
+struct Failing {
+    cut: image::Cut,
+    at: u64,
+}
+
+impl BlockSource for Failing {
+    fn capacity(&self) -> Blocks {
+        self.cut.capacity()
+    }
+
+    fn read(&self, first: Blocks, buffer: &mut [u8]) -> std::io::Result<()> {
+        if (first.0..first.0 + buffer.len() as u64 / 4096).contains(&self.at) {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.cut.read(first, buffer)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_read_is_told_and_made_good_by_the_next_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    // So small that the scan never waits for a put: the paused clock would wait for the scan.
+    let mut image = Image::new(3500);
+    image.write_noise(0, 3500, &Seeded::new(12));
+    let cut = image.cut();
+    for at in [0, 1023, 1500, 2047, 2048, 3000, 3499] {
+        let memory = Memory::new();
+        let repository = init(memory.store()).await;
+        let attempt = |source: Arc<dyn BlockSource>| {
+            let mut request = request(&repository, "first", &cut, Against::Nothing);
+            request.source = source;
+            request.journal = Some(journal.clone());
+            // Packs of 4 MiB, so that there is something to go on from.
+            request.parameters = OffloadParameters { compression: Some(0), bandwidth: Some(1 << 20) };
+            repository.offload(request)
+        };
+        let error = attempt(Arc::new(Failing { cut: cut.clone(), at })).await.unwrap_err();
+        assert!(matches!(&error, Error::Local { what, .. } if what.starts_with("reading ")), "{error:?}");
+        memory.arm(None);
+        let root = attempt(Arc::new(cut.clone())).await.unwrap();
+        assert_same(&restore(&repository, &root).await.unwrap(), &cut.bytes, "after a failed read");
+        assert_eq!(root.statistics.changed_bytes, 3500 * 4096);
+        let sent = memory.puts().iter().filter(|(key, _)| key.starts_with("packs/")).count() as u64;
+        assert_eq!(sent < root.statistics.packs, at >= 1024 + 256, "failed at {at}: {sent} packs sent");
+    }
+}

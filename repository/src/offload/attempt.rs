@@ -11,7 +11,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Against, Request,
-    bandwidth::Bandwidth,
     dedup::Comparison,
     journal::{Found, Journal, Opening},
     sample::Sample,
@@ -60,7 +59,14 @@ impl Attempt {
         }
         let (mut level, mut journal) = self.begin().await?;
         let base = self.pinned().await?;
-        let root = self.store(&mut level, &mut journal, base.as_ref()).await?;
+        let root = match self.store(&mut level, &mut journal, base.as_ref()).await {
+            Ok(root) => root,
+            Err(error @ Error::Cancelled { .. }) => {
+                self.forget().await;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         if let Some(root) = self.overtaken(root.upload).await? {
             return Ok(root);
         }
@@ -242,9 +248,7 @@ impl Attempt {
             sample.compare(base).await?;
         }
         let upload = level.writer.upload();
-        let bandwidth = Bandwidth::new(parameters.bandwidth);
-        let mut transfer =
-            Transfer::new(&self.repository, upload, &self.tracker, bandwidth, parameters.compression, progress);
+        let mut transfer = Transfer::new(&self.repository, description.id, upload, &self.tracker, parameters, progress);
         // A full run that was not put before the interruption.
         transfer.put_full_run(level, journal).await?;
         let comparison = compared.map(|root| Comparison::new(&self.repository, root, level.position));

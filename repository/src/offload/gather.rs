@@ -114,6 +114,10 @@ impl Gatherer {
     /// Takes blocks that are zero.
     pub(super) fn zero(&mut self, range: BlockRange, out: &mut Vec<Gathered>) {
         self.reach(range, out);
+        if range.first.0 / CHUNK_BLOCKS != (range.end().0 - 1) / CHUNK_BLOCKS {
+            // It reaches past the window that it begins in, and so do all blocks that follow.
+            self.end_window(out);
+        }
         if !self.keep_zeroes {
             return;
         }
@@ -136,12 +140,13 @@ impl Gatherer {
 
     /// Moves on to the blocks about to be taken: ends the window behind them, and sets a mark where one is due.
     fn reach(&mut self, range: BlockRange, out: &mut Vec<Gathered>) {
-        let behind = self.mark.position;
-        let crossed = |distance: u64| range.first.0 / distance != behind.0.saturating_sub(1) / distance;
-        if crossed(CHUNK_BLOCKS) {
+        // By the window's own blocks: zeroes fed since may have begun in it and ended in another.
+        let window = self.window.ranges.first().map(|first| first.first.0 / CHUNK_BLOCKS);
+        if window.is_some_and(|window| window != range.first.0 / CHUNK_BLOCKS) {
             self.end_window(out);
         }
-        if crossed(MARK_BLOCKS) && self.fed >= MARK_BLOCKS {
+        let crossed = range.first.0 / MARK_BLOCKS != self.mark.position.0.saturating_sub(1) / MARK_BLOCKS;
+        if crossed && self.fed >= MARK_BLOCKS {
             self.set_mark(out);
         }
         self.mark.position = range.end();
@@ -203,6 +208,30 @@ mod tests {
     }
 
     #[test]
+    fn a_window_ends_where_zeroes_reach_past_it() {
+        let mut gatherer = Gatherer::new(true);
+        let mut out = Vec::new();
+        gatherer.data(Blocks(20), &block(1).repeat(11), &mut out);
+        gatherer.zero(BlockRange::new(31, 70), &mut out);
+        gatherer.data(Blocks(101), &block(2).repeat(27), &mut out);
+        gatherer.finish(&mut out);
+        assert_eq!(chunks(&out), [vec![BlockRange::new(20, 11)], vec![BlockRange::new(101, 27)]]);
+    }
+
+    #[test]
+    fn blocks_on_either_side_of_a_long_run_of_zeroes_share_no_window() {
+        for keep_zeroes in [false, true] {
+            let mut gatherer = Gatherer::new(keep_zeroes);
+            let mut out = Vec::new();
+            gatherer.data(Blocks(0), &block(1).repeat(30), &mut out);
+            gatherer.zero(BlockRange::new(30, 40), &mut out);
+            gatherer.data(Blocks(70), &block(2).repeat(20), &mut out);
+            gatherer.finish(&mut out);
+            assert_eq!(chunks(&out), [[BlockRange::new(0, 30)], [BlockRange::new(70, 20)]]);
+        }
+    }
+
+    #[test]
     fn a_thousand_scattered_blocks_make_32_chunks() {
         let mut gatherer = Gatherer::new(true);
         let mut out = Vec::new();
@@ -233,10 +262,15 @@ mod tests {
         assert!(same + 2 >= without.len(), "{same} of {}", without.len());
     }
 
+    fn steps() -> impl Strategy<Value = Vec<(u64, u64, u8)>> {
+        let count = prop_oneof![8 => 1..100_u64, 1 => 1000..1500_u64];
+        prop::collection::vec((0..80_u64, count, 0..3_u8), 0..12)
+    }
+
     proptest! {
         #[test]
         fn nothing_is_lost_and_marks_tell_the_truth(
-            steps in prop::collection::vec((0..80_u64, 1..1500_u64, 0..3_u8), 0..12), keep_zeroes: bool,
+            steps in steps(), keep_zeroes: bool,
         ) {
             let mut gatherer = Gatherer::new(keep_zeroes);
             let mut out = Vec::new();

@@ -23,7 +23,7 @@ use crate::{
 const SAMPLES: usize = 4;
 
 /// How many segments are tried for one that has an unchanged block, before a sample is given up.
-const TRIES: usize = 64;
+const TRIES: usize = 16;
 
 /// What is sampled.
 pub(super) struct Sample {

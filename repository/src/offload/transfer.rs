@@ -28,12 +28,15 @@ use super::{
     journal::{Entry, Journal, Stretch, add},
 };
 use crate::{
-    Error, Repository, Result,
+    Error, Repository, Result, SnapshotState,
     block::{BLOCK_SIZE, BlockRange, Blocks},
-    id::{ChunkId, PackId, UploadId},
+    id::{ChunkId, PackId, SnapshotId, UploadId},
     pack::{self, Compressor, Encoded, PackReference},
     progress::Progress,
-    record::snapshot::{RunReference, SnapshotStatistics},
+    record::{
+        snapshot::{RunReference, SnapshotStatistics},
+        volume::OffloadParameters,
+    },
     run::{self, ChunkPlace, Extent, Finished, Place},
 };
 
@@ -48,6 +51,9 @@ const STRETCH_EXTENTS: usize = 1 << 16;
 
 /// Packs being put at once.
 const PUTS: usize = 2;
+
+/// After this many stretches, 512 MiB or more, it is looked whether the snapshot is still wanted.
+const STRETCHES_BETWEEN_LOOKS: u64 = 16;
 
 /// Chunks that the scan may be ahead.
 pub(super) const SCAN_AHEAD: usize = 32;
@@ -99,6 +105,7 @@ impl Level {
 /// What the stages share.
 pub(super) struct Transfer {
     pub(super) repository: Repository,
+    pub(super) snapshot: SnapshotId,
     pub(super) upload: UploadId,
     pub(super) tracker: TaskTracker,
     pub(super) bandwidth: Arc<Bandwidth>,
@@ -109,12 +116,15 @@ pub(super) struct Transfer {
     pack: Option<(u32, pack::Writer)>,
     pack_bytes: u32,
     draft: Draft,
+    stretches: u64,
 }
 
 /// A stretch being dealt with.
 #[derive(Default)]
 struct Draft {
     position: Blocks,
+    /// Whether there is something behind the last mark, so that the stretch cannot end here.
+    unmarked: bool,
     statistics: SnapshotStatistics,
     extents: Vec<Extent<u32>>,
 }
@@ -144,24 +154,27 @@ type Preparing = Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>;
 impl Transfer {
     pub(super) fn new(
         repository: &Repository,
+        snapshot: SnapshotId,
         upload: UploadId,
         tracker: &TaskTracker,
-        bandwidth: Bandwidth,
-        compression: Option<u8>,
+        parameters: &OffloadParameters,
         progress: &Progress,
     ) -> Self {
+        let bandwidth = Bandwidth::new(parameters.bandwidth);
         Self {
             repository: repository.clone(),
+            snapshot,
             upload,
             tracker: tracker.clone(),
             pack_bytes: bandwidth.object_bytes(PACK_BYTES),
             bandwidth: Arc::new(bandwidth),
             progress: progress.clone(),
-            compressor: Arc::new(Compressor::new(compression)),
+            compressor: Arc::new(Compressor::new(parameters.compression)),
             index: Arc::default(),
             packs: Vec::new(),
             pack: None,
             draft: Draft::default(),
+            stretches: 0,
         }
     }
 
@@ -197,7 +210,8 @@ impl Transfer {
                 else => break,
             }
         }
-        if self.draft.position > level.position {
+        // A scan that failed leaves something behind its last mark, and its error is the caller's to find.
+        if self.draft.position > level.position && !self.draft.unmarked {
             puts.push_back(self.put_stretch());
         }
         while let Some(stretch) = puts.next().await {
@@ -236,10 +250,12 @@ impl Transfer {
     fn place(&mut self, prepared: Prepared) -> bool {
         match prepared {
             Prepared::Zero(range) => {
+                self.draft.unmarked = true;
                 self.draft.extents.push(Extent { range, place: Place::Zero });
                 false
             }
             Prepared::Mark(mark) => {
+                self.draft.unmarked = false;
                 // A scan that found nothing more says 0.
                 self.draft.position = self.draft.position.max(mark.position);
                 self.draft.statistics.changed_bytes += mark.changed.bytes();
@@ -251,6 +267,7 @@ impl Transfer {
                         .is_some_and(|(_, pack)| pack.stored_bytes() >= self.pack_bytes || pack.chunks() >= PACK_CHUNKS)
             }
             Prepared::Chunk(chunk) => {
+                self.draft.unmarked = true;
                 self.place_chunk(chunk);
                 false
             }
@@ -326,6 +343,12 @@ impl Transfer {
     async fn stored(&mut self, stretch: Stretch, level: &mut Level, journal: &mut Journal) -> Result<()> {
         let entry = self.append(Entry::Stretch(stretch), journal).await?;
         level.enter(entry)?;
+        self.stretches += 1;
+        if self.stretches.is_multiple_of(STRETCHES_BETWEEN_LOOKS)
+            && let SnapshotState::Gone(tombstone) = self.repository.snapshot(self.snapshot).await?
+        {
+            return Err(Error::Cancelled { snapshot: self.snapshot, reason: tombstone.reason });
+        }
         self.put_full_run(level, journal).await
     }
 

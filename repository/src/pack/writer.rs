@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Encoded, MAX_CHUNKS, PackReference, Table, TableEntry};
 use crate::{
+    block::CHUNK_BLOCKS,
     crypto::{DataKey, PackCipher},
     format::{self, Kind},
     id::{ChunkId, PackId},
@@ -28,6 +29,7 @@ impl Writer {
     /// Seals a chunk into the pack and returns its ordinal.
     pub(crate) fn push(&mut self, id: ChunkId, blocks: u8, encoded: Encoded) -> u32 {
         assert!(self.table.entries.len() < MAX_CHUNKS, "a pack is closed before it holds too many chunks");
+        assert!((1..=CHUNK_BLOCKS).contains(&blocks.into()), "a chunk that readers would refuse must not be written");
         let ordinal = u32::try_from(self.table.entries.len()).expect("a pack holds at most MAX_CHUNKS chunks");
         let Encoded { codec, bytes: mut sealed } = encoded;
         self.cipher.seal_chunk(ordinal, &id, &mut sealed);

@@ -51,6 +51,7 @@ struct Open {
     positions: HashMap<PackId, u32>,
     pending: Vec<Extent<u32>>,
     extents: u64,
+    end: Blocks,
 }
 
 impl Writer {
@@ -72,7 +73,7 @@ impl Writer {
     /// Appends an extent, which must lie behind all before it.
     ///
     /// # Errors
-    /// `Corrupt` where two extents refer to one pack in different ways: one of them cannot be right.
+    /// `Corrupt` where it does not lie behind, or two extents refer to one pack in different ways.
     pub(crate) fn push(&mut self, segment: &Segment) -> Result<()> {
         self.data += segment.data();
         let run = self.run.get_or_insert_with(|| {
@@ -110,10 +111,15 @@ impl Open {
             positions: HashMap::new(),
             pending: Vec::with_capacity(PAGE_EXTENTS),
             extents: 0,
+            end: Blocks::ZERO,
         }
     }
 
     fn push(&mut self, segment: &Segment) -> Result<()> {
+        if segment.range.first < self.end {
+            return Err(damaged(self.id, format!("{} would come after {}", segment.range, self.end)));
+        }
+        self.end = segment.range.end();
         let place = match segment.place {
             Place::Zero => Place::Zero,
             Place::Chunk(chunk) => {
