@@ -228,7 +228,7 @@ async fn images_that_no_record_accounts_for_are_told_of_and_kept(kind: Kind) {
         let one = told.iter().find(|one| one.message.contains(&id)).expect("named");
         assert_eq!(one.reason, reason, "{one:?}");
         let image = node.images().await.into_iter().find(|image| image.volume_id == id).expect("kept");
-        assert_eq!(image.ailments, [one.clone()]);
+        assert_eq!(image.ailments, std::slice::from_ref(one));
         assert!(node.volume(site.volume(name)).image().exists());
     }
     node.delete(site.volume("unknown")).await.expect("deleted");
