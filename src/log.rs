@@ -22,9 +22,9 @@ pub(crate) enum Level {
 pub(crate) fn start(level: Level) {
     let directive = match level {
         Level::Quiet => "warn",
-        Level::Normal => "info",
+        Level::Normal => "info,object_store=warn",
         Level::Verbose => {
-            "info,varve=debug,varve_csi=debug,varve_controller=debug,varve_node=debug,varve_repository=debug"
+            "info,object_store=warn,varve=debug,varve_csi=debug,varve_controller=debug,varve_node=debug,varve_repository=debug"
         }
     };
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(directive));

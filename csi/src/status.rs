@@ -72,6 +72,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use varve_repository::store::Cause;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -108,7 +110,7 @@ mod tests {
             operation: "writing",
             object: "packs/00".into(),
             kind,
-            source: object_store::Error::NotImplemented { operation: "put".into(), implementer: "test".into() },
+            source: Cause::new("the store answered 503 Slow Down"),
         };
         for (error, code) in [
             (Error::Location { url: url(), reason: "no scheme".into() }, Code::InvalidArgument),

@@ -169,7 +169,7 @@ pub enum Error {
         kind: ErrorKind,
         /// What the store said.
         #[source]
-        source: object_store::Error,
+        source: crate::store::Cause,
     },
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The stores say the same thing in different places: a variant of the client's error, an HTTP status, a code in a
 //! response's body, or an operating-system error somewhere down the chain of causes.
+//!
+//! A response's body is not for people or logs: S3 answers a wrong signature with the access key, the signature and the
+//! whole request that it was made for. So what is kept of an error is a [`Cause`], which has the status and the code.
 
 use std::{error::Error as StdError, io};
 
@@ -14,6 +17,51 @@ use crate::ErrorKind;
 
 /// How the client begins its message for a response that is no success; the status follows in digits.
 const STATUS_PREFIX: &str = "Server returned non-2xx status code: ";
+
+/// How the client begins its message for a success whose body says otherwise.
+const RESPONSE_PREFIX: &str = "Server returned error response: ";
+
+/// Longest text taken from a store, in bytes.
+const LONGEST_TEXT: usize = 300;
+
+/// Why a store failed, without anything that would not be fit for a message or a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    /// Makes a cause of a text that is fit to be shown; for tests of what is done about failures.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Takes what may be shown of a store's error.
+    pub(super) fn of(error: &StoreError) -> Self {
+        let answered = causes(error).find_map(|cause| answer(&cause.to_string()));
+        // Without an answer, the end of the chain says it best: `Connection refused`, `No space left on device`.
+        let text = answered.or_else(|| causes(error).last().map(ToString::to_string)).unwrap_or_default();
+        let mut end = text.len().min(LONGEST_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(text[..end].to_owned())
+    }
+}
+
+/// Takes the status and the code out of the client's message for an answer that is no success.
+fn answer(text: &str) -> Option<String> {
+    let (status, body) = match text.split_once(STATUS_PREFIX) {
+        Some((_, answer)) => answer.split_once(": ").unwrap_or((answer, "")),
+        None => ("an error", text.split_once(RESPONSE_PREFIX)?.1),
+    };
+    let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+    let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    Some(match code {
+        Some(code) => format!("the store answered {status} ({code})"),
+        None => format!("the store answered {status}"),
+    })
+}
 
 /// What the stores call a bucket or container that is not there.
 const BUCKET_MISSING: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"];
@@ -112,6 +160,25 @@ mod tests {
         ] {
             assert_eq!(kind(&local(errno.raw_os_error())), expected, "{errno:?}");
         }
+    }
+
+    #[test]
+    fn invariant_7_of_an_answer_only_status_and_code_are_kept() {
+        let failed = |text: &str| StoreError::Generic { store: "test", source: text.into() };
+        let body = "<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>AKIA</AWSAccessKeyId>\
+                    <CanonicalRequest>GET /</CanonicalRequest></Error>";
+        let cause = |text: &str| Cause::of(&failed(text)).to_string();
+        assert_eq!(
+            cause(&format!("Error performing GET in 1s - {STATUS_PREFIX}403 Forbidden: {body}")),
+            "the store answered 403 Forbidden (SignatureDoesNotMatch)"
+        );
+        assert_eq!(cause(&format!("{STATUS_PREFIX}500 Oops: secret")), "the store answered 500 Oops");
+        assert_eq!(cause(&format!("{RESPONSE_PREFIX}{body}")), "the store answered an error (SignatureDoesNotMatch)");
+        assert_eq!(
+            Cause::of(&local(rustix::io::Errno::NOSPC.raw_os_error())).to_string(),
+            "No space left on device (os error 28)"
+        );
+        assert_eq!(cause(&"ä".repeat(400)).len(), LONGEST_TEXT);
     }
 
     #[test]

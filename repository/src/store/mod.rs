@@ -32,6 +32,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
 
 pub(crate) use conditional::Created;
+pub use failure::Cause;
 
 use crate::{Error, Result};
 
@@ -187,7 +188,7 @@ impl Store {
         if let Some(reason) = failure::missing_bucket(&source) {
             return Error::Location { url: self.url.clone(), reason: reason.into() };
         }
-        Error::Store { operation, object: object.into(), kind: failure::kind(&source), source }
+        Error::Store { operation, object: object.into(), kind: failure::kind(&source), source: Cause::of(&source) }
     }
 }
 
