@@ -24,7 +24,10 @@ use varve_repository::{
     Repository, SnapshotState,
     crypto::MasterKey,
     id::{SnapshotId, VolumeId},
-    record::snapshot::Root,
+    record::{
+        snapshot::Root,
+        volume::{Presentation, VolumeRecord},
+    },
     seam::{Seams, System},
     store::Store,
 };
@@ -147,7 +150,25 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Claims the volume's record, as the controller does, and makes its image.
     pub(crate) async fn create(&self, request: proto::CreateImageRequest) -> Result<(), Status> {
+        if let (Ok(id), Ok(incarnation)) = (request.volume_id.parse(), request.incarnation.parse()) {
+            let record = VolumeRecord {
+                id,
+                name: request.volume_name.clone(),
+                incarnation,
+                capacity_bytes: request.capacity_bytes,
+                presentation: Presentation::Ext4,
+                home_node: self.agent.node_id().into(),
+                source: None,
+                offload: Default::default(),
+                parameters: [].into(),
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                complete: true,
+                published: None,
+            };
+            self.agent.repository().claim_volume(record).await.expect("claimed");
+        }
         self.agent.create_image(Request::new(request)).await.map(|_| ())
     }
 

@@ -8,16 +8,7 @@ use varve_node::{
     sys,
 };
 use varve_proto::agent as proto;
-use varve_repository::{
-    Repository,
-    crypto::MasterKey,
-    record::{
-        snapshot::Method,
-        volume::{Presentation, VolumeRecord},
-    },
-    seam::Seams,
-    store::Store,
-};
+use varve_repository::{Repository, crypto::MasterKey, record::snapshot::Method, seam::Seams, store::Store};
 
 use crate::{
     fixture::{BLOCK, MIB, Site, write},
@@ -184,32 +175,19 @@ async fn a_snapshot_of_this_node_alone_that_was_deleted_meanwhile_goes(kind: Kin
 async fn images_that_no_record_accounts_for_are_told_of_and_kept(kind: Kind) {
     let site = Site::new(kind).await;
     let node = site.node("a").await;
-    let names = ["well", "unknown", "moved", "older"];
-    for name in names {
-        let wanted = site.wanted(name, 64 * MIB);
-        let (home, incarnation) = match name {
-            "moved" => ("b", wanted.incarnation.clone()),
-            "older" => ("a", "0190e5c4-0000-4000-8000-000000000009".into()),
-            _ => ("a", wanted.incarnation.clone()),
-        };
-        if name != "unknown" {
-            let record = VolumeRecord {
-                id: site.volume(name),
-                name: name.into(),
-                incarnation: incarnation.parse().expect("a uuid"),
-                capacity_bytes: 64 * MIB,
-                presentation: Presentation::Ext4,
-                home_node: home.into(),
-                source: None,
-                offload: Default::default(),
-                parameters: [].into(),
-                created_at: jiff::Timestamp::UNIX_EPOCH,
-                complete: true,
-                published: None,
-            };
-            site.repository.claim_volume(record).await.expect("claimed");
+    for name in ["well", "unknown", "moved", "older"] {
+        node.create(site.wanted(name, 64 * MIB)).await.expect("made");
+    }
+    site.repository.remove_volume(site.volume("unknown")).await.expect("lost");
+    for name in ["moved", "older"] {
+        let id = site.volume(name);
+        let current = site.repository.volume(id).await.expect("the repository answers").expect("claimed");
+        let mut record = current.value.clone();
+        match name {
+            "moved" => record.home_node = "b".into(),
+            _ => record.incarnation = "0190e5c4-0000-4000-8000-000000000009".parse().expect("a uuid"),
         }
-        node.create(wanted).await.expect("made");
+        site.repository.update_volume(current, record).await.expect("replaced");
     }
     node.stop().await;
     let node = site.node("a").await;
