@@ -15,6 +15,7 @@ crate::on_both_pools!(
     invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool,
     a_snapshot_that_is_here_is_cloned,
     a_restore_that_is_cancelled_leaves_nothing,
+    an_origin_that_goes_while_it_is_compared_with_leaves_the_snapshot_right,
 );
 
 async fn invariant_1_a_snapshot_restores_byte_for_byte_on_another_pool(kind: Kind) {
@@ -124,4 +125,35 @@ async fn a_restore_that_is_cancelled_leaves_nothing(kind: Kind) {
     };
     let (first, second) = tokio::join!(first, second);
     first.and(second).expect("restored");
+}
+
+async fn an_origin_that_goes_while_it_is_compared_with_leaves_the_snapshot_right(kind: Kind) {
+    let (site, gate) = Site::gated(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    write(&node.volume(site.volume("one")).image(), 0, 1, MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    node.create(site.wanted_from("two", 64 * MIB, "s1")).await.expect("cloned");
+    node.delete(site.volume("one")).await.expect("deleted");
+    assert!(node.agent.cuts().get(&site.snapshot("s1")).is_some(), "the clone's origin is kept as its base");
+    let image = node.volume(site.volume("two")).image();
+    write(&image, BLOCK, 2, BLOCK);
+    let expected = fs::read(&image).expect("read");
+    gate.set(Position::Shut);
+    node.cut(site.wanted_cuts(&[("s2", "two")], 0)).await.expect("cut");
+    gate.somebody_waits().await;
+    // The offload holds the origin: it lets go, and does without.
+    node.delete_cut(site.snapshot("s1")).await.expect("deleted");
+    assert!(!node.agent.pool().cut_dir(site.snapshot("s1")).exists());
+    // What the origin's blocks are used for now is no concern of the clone's.
+    node.create(site.wanted("three", 64 * MIB)).await.expect("made");
+    write(&node.volume(site.volume("three")).image(), 0, 3, 2 * MIB);
+    gate.set(Position::Open);
+    node.settled(site.snapshot("s2")).await;
+    let root = site.root("s2").await;
+    assert_eq!((root.method, root.base), (Method::Compared, Some(site.snapshot("s1"))));
+    let other = site.node("b").await;
+    other.create(site.wanted_from("four", 64 * MIB, "s2")).await.expect("restored");
+    let restored = fs::read(other.volume(site.volume("four")).image()).expect("read");
+    assert!(restored == expected, "byte for byte");
 }
