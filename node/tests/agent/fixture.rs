@@ -68,6 +68,17 @@ impl Site {
         Self { folder, kind, repository }
     }
 
+    /// Flips a bit of every pack in the repository's folder.
+    pub(crate) fn damage_packs(&self) {
+        for entry in fs::read_dir(self.folder.path().join("repository/packs")).expect("there are packs") {
+            let path = entry.expect("it is listed").path();
+            let mut bytes = fs::read(&path).expect("it is read");
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            fs::write(&path, bytes).expect("it is written");
+        }
+    }
+
     pub(crate) fn location(&self, name: &str) -> Location {
         Location::Image {
             file: self.folder.path().join(format!("{name}.img")),

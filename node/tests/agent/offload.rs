@@ -21,6 +21,7 @@ crate::on_both_pools!(
     a_snapshot_outlives_its_volume,
     a_base_that_was_deleted_is_not_built_upon,
     a_refusing_store_fails_the_snapshot_and_says_so,
+    a_damaged_base_is_not_built_upon,
     bases_go_when_the_pool_is_nearly_full,
 );
 
@@ -59,6 +60,25 @@ async fn the_first_snapshot_sends_what_is_written_and_the_next_what_changed(kind
     node.delete(site.volume("one")).await.expect("deleted");
     assert!(node.agent.cuts().list().is_empty(), "bases go with their volume");
     assert_eq!(std::fs::read_dir(node.agent.pool().cuts_dir()).expect("listed").count(), 0);
+}
+
+async fn a_damaged_base_is_not_built_upon(kind: Kind) {
+    let site = Site::new(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    let image = node.volume(site.volume("one")).image();
+    write(&image, 0, 1, 4 * MIB);
+    node.back_up(site.wanted_cuts(&[("s1", "one")], 0)).await;
+    site.damage_packs();
+
+    write(&image, MIB, 2, BLOCK);
+    node.back_up(site.wanted_cuts(&[("s2", "one")], 0)).await;
+    let root = site.root("s2").await;
+    assert_eq!((root.method, root.base), (Method::Full, None), "whole again, with nothing of what is damaged");
+    assert_eq!(root.statistics.stored_bytes, 4 * MIB);
+    write(&image, 2 * MIB, 3, BLOCK);
+    node.back_up(site.wanted_cuts(&[("s3", "one")], 0)).await;
+    assert_eq!(site.root("s3").await.method, Method::Incremental, "and a base for the next");
 }
 
 async fn a_snapshot_asked_for_again_is_the_same(kind: Kind) {

@@ -6,6 +6,29 @@ use varve_repository::{SnapshotState, id::SnapshotId, offload::Against};
 use super::{Agent, Result};
 use crate::cut::{Cut, Record, keep};
 
+/// What an offload relies upon, from the most to the least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    /// The extent maps of this node's file system, and what the repository holds.
+    #[default]
+    ExtentMaps,
+    /// What the repository holds; everything allocated is compared with it.
+    Content,
+    /// Nothing: everything allocated is sent.
+    Nothing,
+}
+
+impl Trust {
+    /// Says why no more is relied upon.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::ExtentMaps => "nothing is wrong",
+            Self::Content => "extent maps were wrong, so it is compared with what the repository holds",
+            Self::Nothing => "what the repository holds is damaged, so it is sent anew",
+        }
+    }
+}
+
 /// What an offload is computed against, with what it takes of this node.
 #[derive(Debug)]
 pub(super) struct Chosen {
@@ -16,8 +39,11 @@ pub(super) struct Chosen {
 
 impl Agent {
     /// Chooses the best that can be had: a base that is here, else a snapshot of the same blocks in the repository, else
-    /// nothing. With `by_content` no extent map is trusted.
-    pub(super) async fn choose(&self, record: &Record, by_content: bool) -> Result<Chosen> {
+    /// nothing; but nothing beyond `trust`.
+    pub(super) async fn choose(&self, record: &Record, trust: Trust) -> Result<Chosen> {
+        if trust == Trust::Nothing {
+            return Ok(Chosen { against: Against::Nothing, base: None });
+        }
         let description = &record.description;
         let lineage = (description.volume, description.incarnation);
         loop {
@@ -27,7 +53,7 @@ impl Agent {
             let Some(cut) = here.into_iter().find(|cut| cut.id() == id) else { break };
             let Some(lease) = cut.lease().await else { continue };
             match self.repository().snapshot(id).await? {
-                SnapshotState::Committed(_) if by_content => {
+                SnapshotState::Committed(_) if trust == Trust::Content => {
                     return Ok(Chosen { against: Against::Content(id), base: None });
                 }
                 SnapshotState::Committed(_) => {

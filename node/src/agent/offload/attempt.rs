@@ -12,7 +12,11 @@ use varve_repository::{
     record::{snapshot::Root, volume::OffloadParameters},
 };
 
-use super::{Agent, Error, Result, against::Chosen, backoff::Backoff};
+use super::{
+    Agent, Error, Result,
+    against::{Chosen, Trust},
+    backoff::Backoff,
+};
 use crate::{
     cut::{Cut, Record, State, Status},
     extent::{Allocated, Difference, ImageSource},
@@ -34,8 +38,8 @@ enum Verdict {
     Fail,
     /// The snapshot was deleted: so is the cut.
     Remove,
-    /// Another attempt at once, comparing by content what extent maps got wrong.
-    Distrust,
+    /// Another attempt at once, which relies on less.
+    Distrust(Trust),
     /// Another attempt at once: the base went away meanwhile.
     Again,
     /// The end, for this process.
@@ -47,7 +51,7 @@ impl Agent {
     pub(super) async fn see_through(&self, cut: &Cut) {
         let Some(_lease) = cut.lease().await else { return };
         let mut backoff = Backoff::default();
-        let mut by_content = false;
+        let mut trust = Trust::default();
         let mut again = 0;
         loop {
             let permit = tokio::select! {
@@ -59,7 +63,7 @@ impl Agent {
             // In a task of its own, so that even a panic becomes a failure that somebody sees.
             let attempt = {
                 let (agent, cut) = (self.clone(), cut.clone());
-                self.0.tasks.spawn(async move { agent.attempt(&cut, by_content).await }.in_current_span())
+                self.0.tasks.spawn(async move { agent.attempt(&cut, trust).await }.in_current_span())
             };
             let outcome = attempt.await.unwrap_or_else(|error| Err(Error::Panicked(error.to_string())));
             let error = match outcome {
@@ -72,18 +76,15 @@ impl Agent {
             };
             drop(permit);
             let message = chain(&error);
-            match self.judge(cut, &error, &backoff, by_content) {
+            match self.judge(cut, &error, &backoff, trust) {
                 Verdict::Leave => return,
                 Verdict::Again if again < AGAIN => {
                     again += 1;
                     tracing::info!(reason = message, "the base went away: another is chosen");
                 }
-                Verdict::Distrust => {
-                    tracing::error!(
-                        reason = message,
-                        "extent maps were wrong: everything allocated is read and compared instead"
-                    );
-                    by_content = true;
+                Verdict::Distrust(less) => {
+                    tracing::error!(reason = message, "everything allocated is read: {}", less.reason());
+                    trust = less;
                 }
                 Verdict::Remove => {
                     tracing::info!(reason = message, "the snapshot was deleted while it was offloaded");
@@ -114,7 +115,7 @@ impl Agent {
     }
 
     /// Decides what a failure calls for.
-    fn judge(&self, cut: &Cut, error: &Error, backoff: &Backoff, by_content: bool) -> Verdict {
+    fn judge(&self, cut: &Cut, error: &Error, backoff: &Backoff, trust: Trust) -> Verdict {
         if self.0.stop.is_cancelled() || cut.removal().is_cancelled() {
             return Verdict::Leave;
         }
@@ -122,8 +123,12 @@ impl Agent {
             Error::Repository(varve_repository::Error::Interrupted | varve_repository::Error::BaseGone { .. }) => {
                 Verdict::Again
             }
-            Error::Repository(varve_repository::Error::Tracking { .. }) if !by_content => Verdict::Distrust,
+            Error::Repository(varve_repository::Error::Tracking { .. }) if trust == Trust::ExtentMaps => {
+                Verdict::Distrust(Trust::Content)
+            }
             Error::Repository(error) => match error.kind() {
+                // A damaged snapshot is no ground to build on, and no reason to have no new one.
+                ErrorKind::Corrupt if trust != Trust::Nothing => Verdict::Distrust(Trust::Nothing),
                 ErrorKind::Unavailable => Verdict::Retry,
                 ErrorKind::Cancelled => Verdict::Remove,
                 ErrorKind::Denied | ErrorKind::Full | ErrorKind::Local | ErrorKind::Conflict | ErrorKind::NotFound => {
@@ -141,15 +146,15 @@ impl Agent {
     }
 
     /// Offloads the cut once.
-    async fn attempt(&self, cut: &Cut, by_content: bool) -> Result<Root> {
+    async fn attempt(&self, cut: &Cut, trust: Trust) -> Result<Root> {
         let record = cut.record();
         let moving = self.block(|agent| {
             agent.pool().filesystem().moving().map_err(Error::system("asking what moves in", agent.pool().root()))
         });
         // While blocks move, equal addresses prove nothing.
-        let by_content = by_content || moving.await?;
+        let trust = if moving.await? { trust.max(Trust::Content) } else { trust };
         let chosen = tokio::select! {
-            chosen = self.choose(&record, by_content) => chosen?,
+            chosen = self.choose(&record, trust) => chosen?,
             () = self.0.stop.cancelled() => return Err(Error::Stopping),
         };
         let cancel = self.0.stop.child_token();
