@@ -93,7 +93,7 @@ pub(crate) async fn run(arguments: Demo) -> anyhow::Result<()> {
         () = interrupt.cancelled() => Err(anyhow::anyhow!("interrupted")),
         result = demo.play() => result,
     };
-    let ended = demo.end(result.is_err()).await;
+    let ended = demo.end(result.is_err() && !interrupt.is_cancelled()).await;
     let removed = spawn_blocking(move || scratch.remove()).await?.context("removing the temporary folder");
     let report = result?;
     ended?;
@@ -394,11 +394,11 @@ impl Play {
     }
 
     /// Ends whatever still runs: the driver, which thaws what it froze, then the work on files.
-    async fn end(&mut self, failed: bool) -> anyhow::Result<()> {
+    async fn end(&mut self, show_log: bool) -> anyhow::Result<()> {
         self.stop.cancel();
         let mut result = Ok(());
         if let Some(driver) = self.driver.take() {
-            if failed {
+            if show_log {
                 eprintln!("the driver's log ends with:\n{}", driver.log_tail());
             }
             result = match driver.end().await {
