@@ -156,6 +156,17 @@ fn a_pool_folder_without_reflinks_is_refused() {
 }
 
 #[test]
+fn a_pool_too_small_for_its_file_system_is_refused_and_not_made() {
+    for filesystem in ["xfs", "btrfs"] {
+        let scratch = scratch();
+        let setup = Setup { pool: Pool::Image(filesystem, "100MiB"), ..Setup::new(scratch.path()) };
+        refused(&setup.refusal(), 1, &["pool.img", "104857600 bytes", filesystem]);
+        assert!(!setup.folder.join("pool.img").exists());
+        assert_eq!(scratch.standing().expect("the kernel's tables can be read"), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_pool_image_that_is_something_else_is_never_formatted() {
     let scratch = scratch();
     let setup = Setup::new(scratch.path());

@@ -1,4 +1,4 @@
-//! Topology: a volume is reachable from the one node that holds its image, and says so.
+//! Topology requirements: where a volume is asked to be reachable from.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,7 @@ use tonic::Status;
 use varve_csi::status;
 use varve_proto::csi;
 
-/// The key whose value is a node's name (CSI, `Topology`).
-pub const NODE: &str = "topology.varve.io/node";
-
-/// Returns the topology of what one node alone can reach.
-#[must_use]
-pub fn of(node: &str) -> csi::Topology {
-    csi::Topology { segments: [(NODE.to_owned(), node.to_owned())].into() }
-}
+pub use varve_csi::topology::{NODE, of};
 
 /// A validated `TopologyRequirement`. The default asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,3 +14,4 @@ pub mod name;
 pub mod page;
 pub mod server;
 pub mod status;
+pub mod topology;

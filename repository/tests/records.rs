@@ -78,7 +78,7 @@ async fn suite(open: impl Fn() -> Store) {
     let reopened = Repository::open(open(), &master, Seams::system()).await.unwrap();
     assert_eq!(reopened.uuid(), repository.uuid());
     assert_eq!(reopened.volume_id("pvc-1"), repository.volume_id("pvc-1"));
-    assert_eq!(reopened.volumes().await.unwrap(), [winner.clone()]);
+    assert_eq!(reopened.volumes().await.unwrap(), std::slice::from_ref(winner));
 
     // Of updates from one version, one wins.
     let versions = [(); 4].map(|()| reopened.volume(winner.id));

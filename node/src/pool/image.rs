@@ -138,6 +138,14 @@ fn open_or_make(path: &Path, bytes: u64, kind: Kind) -> Result<File, PoolError> 
 
 /// Makes the image; `None` where another process came first, or left something unfinished that is now gone.
 fn make(path: &Path, bytes: u64, kind: Kind) -> Result<Option<File>, PoolError> {
+    if bytes < kind.smallest() {
+        let reason = format!(
+            "it is to be made with {bytes} bytes: expected at least {} bytes, as {} needs",
+            kind.smallest(),
+            kind.name()
+        );
+        return Err(PoolError::unusable(path, reason));
+    }
     let making = suffixed(path, ".making");
     let system = |action| PoolError::system(action, &making);
     let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&making);

@@ -96,6 +96,15 @@ impl Kind {
             Self::Btrfs => "btrfs",
         }
     }
+
+    /// The smallest that can be made, in bytes (mkfs.xfs(8), "at least 300 MiB"; mkfs.btrfs(8) needs some 109 MiB).
+    #[must_use]
+    pub const fn smallest(self) -> u64 {
+        match self {
+            Self::Xfs => 300 << 20,
+            Self::Btrfs => 128 << 20,
+        }
+    }
 }
 
 /// The file system's side of images and cuts. One conformance suite runs against every implementation.

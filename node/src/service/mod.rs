@@ -47,7 +47,7 @@ use varve_csi::{
     context, name, status,
 };
 use varve_proto::csi::{
-    self, NodeServiceCapability, Topology, VolumeHealth,
+    self, NodeServiceCapability, VolumeHealth,
     node_server::Node,
     node_service_capability::{Rpc, Type, rpc::Type as Can},
 };
@@ -58,9 +58,6 @@ use self::{
     presence::Presence,
 };
 use crate::{agent::Agent, volume::Volume};
-
-/// The topology key whose value is the node's id.
-pub const TOPOLOGY: &str = "topology.varve.io/node";
 
 /// Everything that the service can do.
 const CAPABILITIES: [Can; 7] = [
@@ -318,12 +315,12 @@ impl Node for NodeService {
         _: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
         let node_id = self.agent.node_id().to_owned();
-        let segments = [(TOPOLOGY.to_owned(), node_id.clone())].into();
+        let topology = varve_csi::topology::of(&node_id);
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id,
             // 0 where nothing but the pool's room limits them, which is not a number of volumes.
             max_volumes_per_node: self.agent.config().max_volumes.map_or(0, |most| i64::from(most.get())),
-            accessible_topology: Some(Topology { segments }),
+            accessible_topology: Some(topology),
         }))
     }
 }

@@ -1,5 +1,7 @@
 //! A real S3 server for tests: versitygw over a temporary folder, on a free loopback port, killed when dropped.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
