@@ -5,7 +5,7 @@ mod fixtures;
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -320,51 +320,6 @@ async fn snapshots_send_what_changed_and_an_idle_volume_next_to_nothing() {
         client.unpublish(&published).await.expect("it can be unpublished");
         assert!(driver.terminate().success());
     }
-    nothing_stands(&scratch);
-}
-
-#[tokio::test]
-async fn a_database_under_load_restores_with_every_row_that_was_committed_before() {
-    let scratch = scratch();
-    let setup = Setup::new(scratch.path());
-    let driver = Standalone::start(&setup);
-    let client = Client::connect(&driver).await;
-    let published = new_volume(&client, "database", 256 << 20, "ext4").await;
-    let database = published.path("rows.db");
-    tools::run(
-        "sqlite3",
-        [text(&database), "pragma journal_mode=wal; create table row(id integer primary key);"],
-        "sqlite3",
-    );
-    let committed = scratch.path().join("committed");
-    let script = "while :; do sqlite3 -cmd 'pragma synchronous=full' \"$0\" 'insert into row default values' \
-                  && echo >> \"$1\"; done";
-    let mut writer = Command::new("sh")
-        .args(["-c", script, text(&database), text(&committed)])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("sh can be started");
-    let rows = |file: &PathBuf| fs::read(file).map_or(0, |bytes| bytes.len());
-    wait_for("rows are committed", || (rows(&committed) > 20).then_some(()));
-    let before = rows(&committed);
-    let snapshot = client.snapshot(&published.id, "under-load").await;
-    writer.kill().expect("it runs");
-    writer.wait().expect("it ends");
-
-    let mut request = volume("restored", 256 << 20, &mount("ext4"));
-    request.volume_content_source = from_snapshot(&snapshot.snapshot_id);
-    let restored = client.create(request).await.expect("it can be restored");
-    let second = client.publish(&restored.volume_id, &mount("ext4")).await.expect("it can be published");
-    let copy = second.path("rows.db");
-    assert_eq!(tools::run("sqlite3", [text(&copy), "pragma integrity_check;"], "sqlite3").trim(), "ok");
-    let count = tools::run("sqlite3", [text(&copy), "select count(*) from row;"], "sqlite3");
-    let found: usize = count.trim().parse().expect("it is a number");
-    assert!(found >= before, "{found} rows were restored, {before} were committed before the snapshot");
-    for published in [published, second] {
-        client.unpublish(&published).await.expect("it can be unpublished");
-    }
-    assert!(driver.terminate().success());
     nothing_stands(&scratch);
 }
 
