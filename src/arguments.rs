@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Repository(RepositoryCommand),
     /// Show the whole thing: write, snapshot, lose the node, restore, compare every file.
     Demo(Demo),
+    /// Thaw what the driver that starts this leaves frozen when it is killed.
+    #[command(hide = true)]
+    Sentinel,
 }
 
 /// `varve standalone`.

@@ -187,6 +187,7 @@ impl File {
                     100,
                     60_000,
                 )?),
+                sentinel: None,
                 max_volumes: self.max_volumes()?,
             },
             access: self.access(&arguments.repository)?,

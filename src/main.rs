@@ -19,9 +19,11 @@ mod repository;
 mod signal;
 mod standalone;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::Parser as _;
+use varve_node::cut::sentinel::stand_watch;
 
 use self::{
     arguments::{Arguments, Command},
@@ -52,5 +54,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Snapshot(command) => command::snapshot::run(command).await,
         Command::Repository(command) => command::repository::run(command).await,
         Command::Demo(arguments) => demo::run(arguments).await,
+        Command::Sentinel => {
+            tokio::task::spawn_blocking(|| stand_watch(io::stdin())).await?.map(drop).context("standing watch")
+        }
     }
 }

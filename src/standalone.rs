@@ -30,7 +30,7 @@ use varve_csi::{
     identity::{Identity, Readiness},
     server::{self, Endpoint},
 };
-use varve_node::{agent::Agent, pool::Pool, service::NodeService};
+use varve_node::{agent::Agent, cut::sentinel::Sentinel, pool::Pool, service::NodeService};
 use varve_proto::{
     agent::agent_server::AgentServer,
     csi::{
@@ -47,6 +47,9 @@ use crate::{
     signal::{self, Second},
 };
 
+/// This very program, also where its file was replaced meanwhile (proc_pid_exe(5)).
+const PROGRAM: &str = "/proc/self/exe";
+
 /// How long the link to the agent may take to end once nobody calls any more.
 const LINK_GRACE: Duration = Duration::from_secs(5);
 
@@ -55,7 +58,8 @@ const LINK_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// `Usage` where the arguments are not usable; what failed where the driver cannot start or not serve.
 pub(crate) async fn run(arguments: Standalone) -> anyhow::Result<()> {
-    let settings = File::read(arguments.repository.config.as_deref())?.settings(&arguments)?;
+    let mut settings = File::read(arguments.repository.config.as_deref())?.settings(&arguments)?;
+    settings.node.sentinel = Some(Arc::new(Sentinel::new(PROGRAM.into(), vec!["sentinel".into()])));
     let endpoint = Endpoint::parse(&settings.endpoint).map_err(|error| Usage(error.to_string()))?;
     let shutdown = signal::watch(Second::Exits)?;
 

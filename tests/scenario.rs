@@ -5,8 +5,9 @@ mod fixtures;
 use std::{
     fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -67,6 +68,13 @@ fn number(value: &Value) -> u64 {
 /// Checks that nothing that a driver mounted or attached is left.
 fn nothing_stands(scratch: &Scratch) {
     assert_eq!(scratch.standing().expect("the kernel's tables can be read"), Vec::<String>::new());
+}
+
+/// Checks that a file can be written: where its file system is frozen, writers hang.
+fn takes_writes(file: PathBuf) {
+    let writer = thread::spawn(move || fs::write(file, "alive"));
+    wait_for("the file system takes writes", || writer.is_finished().then_some(()));
+    writer.join().expect("it does not panic").expect("it can be written");
 }
 
 /// Provisions and publishes an empty volume.
@@ -222,9 +230,10 @@ async fn a_driver_killed_again_and_again_loses_nothing_and_leaks_nothing() {
         tokio::time::sleep(Duration::from_millis(30 + 47 * round)).await;
         driver.kill();
         work.abort();
+        // Whatever it had frozen is thawed though no driver runs.
+        takes_writes(published.path("alive"));
         driver = Standalone::start(&setup);
-        // Were it still frozen, this would not return.
-        fs::write(published.path("alive"), round.to_string()).expect("the volume is still writable");
+        takes_writes(published.path("alive"));
     }
 
     let client = Client::connect(&driver).await;
@@ -256,6 +265,34 @@ async fn a_driver_killed_again_and_again_loses_nothing_and_leaks_nothing() {
     }
     assert!(driver.terminate().success());
     nothing_stands(&scratch);
+}
+
+#[test]
+fn invariant_4_what_a_killed_driver_left_frozen_is_thawed_without_it() {
+    let scratch = scratch();
+    let (image, point) = (scratch.path().join("ext4.img"), scratch.path().join("mounted"));
+    fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("a file can be made");
+    fs::create_dir(&point).expect("a folder can be made");
+    tools::run("mkfs.ext4", ["-q", text(&image)], "e2fsprogs");
+    tools::run("mount", ["-o", "loop", text(&image), text(&point)], "mount");
+    // What a driver does, step by step: it tells the sentinel, freezes, and is gone.
+    let mut sentinel = Command::new(env!("CARGO_BIN_EXE_varve"))
+        .arg("sentinel")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it can be started");
+    let mut pipe = sentinel.stdin.take().expect("it is piped");
+    pipe.write_all(format!("f{}\0", text(&point)).as_bytes()).expect("it listens");
+    tools::run("fsfreeze", ["--freeze", text(&point)], "util-linux");
+    let writer = thread::spawn({
+        let file = point.join("held");
+        move || fs::write(file, "let go")
+    });
+    drop(pipe);
+    assert!(sentinel.wait().expect("it ends").success());
+    wait_for("the writer is let go", || writer.is_finished().then_some(()));
+    writer.join().expect("it does not panic").expect("it can be written");
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ fn make(folder: &Path, slow: &Slow, limit: Duration) -> Result<making::Made, Err
         slow,
         into,
         vec![member(folder)],
-        limit,
+        &making::Hold { limit, sentinel: None },
         &*Seams { clock: std::sync::Arc::new(System), ..Seams::system() }.clock,
     )
 }

@@ -444,6 +444,6 @@ fn an_image_too_small_says_so_and_leaves_nothing() {
     let folder = folder();
     let location = Location::Image { file: folder.path().join("pool.img"), bytes: MIB, filesystem: Kind::Xfs };
     let error = Pool::open(&location).unwrap_err();
-    assert!(error.to_string().contains("mkfs.xfs failed"), "{error}");
+    assert!(error.to_string().contains("at least 314572800 bytes"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

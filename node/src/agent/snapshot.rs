@@ -208,7 +208,7 @@ impl Agent {
             .collect();
         let name = wanted.group.map_or_else(|| wanted.members[0].id.to_string(), |group| group.to_string());
         let folder = pool.make_folder(&name).map_err(Error::system("making a folder in", pool.making_dir()))?;
-        let made = making::make(&**pool.filesystem(), folder.clone(), members, self.config().freeze_limit, clock);
+        let made = making::make(&**pool.filesystem(), folder.clone(), members, &self.config().hold(), clock);
         let cuts = made.map_err(Error::from).and_then(|made| self.commit(&made));
         match cuts {
             Ok(cuts) => Ok(cuts),

@@ -16,6 +16,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ use super::{
     Cut, Record,
     freeze::{FreezeError, Frozen},
     mounted::Use,
+    sentinel::Sentinel,
     write_record,
 };
 use crate::{
@@ -93,7 +95,16 @@ impl Made {
     }
 }
 
-/// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers for at most `limit`. The
+/// How writers are held.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// For how long at the most.
+    pub limit: Duration,
+    /// Who thaws what this process leaves frozen.
+    pub sentinel: Option<Arc<Sentinel>>,
+}
+
+/// Makes cuts of all members at one instant, into the empty folder `folder`, holding writers as `hold` says. The
 /// caller sees to it that nobody else stages, unstages or cuts these volumes meanwhile.
 ///
 /// # Errors
@@ -102,7 +113,7 @@ pub fn make(
     filesystem: &dyn PoolFilesystem,
     folder: PathBuf,
     mut members: Vec<Member>,
-    limit: Duration,
+    hold: &Hold,
     clock: &dyn Clock,
 ) -> Result<Made, Error> {
     let mut uses = Vec::with_capacity(members.len());
@@ -120,12 +131,12 @@ pub fn make(
     let mount_points = uses
         .into_iter()
         .filter_map(|used| match used {
-            Use::Mounted(mount_point) => Some(mount_point),
+            Use::Mounted(mount_point) => Some(mount_point.watched_by(hold.sentinel.clone())),
             Use::Nothing | Use::Device(_) => None,
         })
         .collect::<Vec<_>>();
     // Where nobody is held, nobody is held for too long.
-    let frozen = (!mount_points.is_empty()).then(|| Frozen::freeze(mount_points, limit)).transpose()?;
+    let frozen = (!mount_points.is_empty()).then(|| Frozen::freeze(mount_points, hold.limit)).transpose()?;
     let created_at = clock.now();
     for member in &members {
         let into = folder.join(member.record.description.id.to_string()).join(DATA);

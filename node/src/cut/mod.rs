@@ -23,6 +23,7 @@ pub mod making;
 pub(crate) mod mounted;
 mod record;
 mod registry;
+pub mod sentinel;
 mod stranded;
 
 use std::{

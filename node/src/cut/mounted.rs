@@ -7,9 +7,10 @@ use std::{
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::freeze::Freezable;
+use super::{freeze::Freezable, sentinel::Sentinel};
 use crate::{
     device::LoopDevice,
     filesystem::{self, Mount},
@@ -32,6 +33,7 @@ pub(crate) enum Use {
 pub(crate) struct MountPoint {
     path: PathBuf,
     folder: File,
+    sentinel: Option<Arc<Sentinel>>,
 }
 
 impl Use {
@@ -83,17 +85,28 @@ impl MountPoint {
         let folder = File::open(&mount.target).ok()?;
         let device = folder.metadata().ok()?.dev();
         let found = (rustix::fs::major(device), rustix::fs::minor(device));
-        (found == mount.device).then(|| Self { path: mount.target.clone(), folder })
+        (found == mount.device).then(|| Self { path: mount.target.clone(), folder, sentinel: None })
+    }
+
+    /// Has a sentinel watch over its freezes.
+    pub(crate) fn watched_by(self, sentinel: Option<Arc<Sentinel>>) -> Self {
+        Self { sentinel, ..self }
     }
 }
 
 impl Freezable for MountPoint {
     fn freeze(&self) -> io::Result<()> {
-        sys::freeze::freeze(&self.folder)
+        let Some(sentinel) = &self.sentinel else { return sys::freeze::freeze(&self.folder) };
+        sentinel.freezes(&self.path);
+        sys::freeze::freeze(&self.folder).inspect_err(|_| sentinel.thawed(&self.path))
     }
 
     fn thaw(&self) -> io::Result<()> {
-        sys::freeze::thaw(&self.folder)
+        sys::freeze::thaw(&self.folder)?;
+        if let Some(sentinel) = &self.sentinel {
+            sentinel.thawed(&self.path);
+        }
+        Ok(())
     }
 
     fn name(&self) -> String {

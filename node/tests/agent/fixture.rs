@@ -94,6 +94,7 @@ impl Site {
             overcommit: 2.0,
             offloads: 2,
             freeze_limit: Duration::from_secs(20),
+            sentinel: None,
             max_volumes: None,
         }
     }

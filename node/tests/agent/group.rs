@@ -128,8 +128,8 @@ async fn a_group_that_is_half_in_place_is_completed_by_asking_again(kind: Kind) 
     });
     let folder = pool.make_folder("group").expect("made");
     let group = pool.cuts_dir().join(folder.file_name().expect("named")).with_extension("group");
-    let limit = Duration::from_secs(20);
-    let made = making::make(&**pool.filesystem(), folder, members.into(), limit, &System).expect("made");
+    let hold = making::Hold { limit: Duration::from_secs(20), sentinel: None };
+    let made = making::make(&**pool.filesystem(), folder, members.into(), &hold, &System).expect("made");
     let ids = names.map(|name| site.snapshot(name));
     let held = group.join(ids[1].to_string());
 

@@ -84,6 +84,7 @@ impl Site {
             overcommit: 2.0,
             offloads: 1,
             freeze_limit: Duration::from_secs(20),
+            sentinel: None,
             max_volumes: None,
         };
         let pool = open(&config.pool).await;

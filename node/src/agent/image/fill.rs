@@ -201,8 +201,8 @@ impl Agent {
         let folder =
             pool.make_folder(&id.to_string()).map_err(Error::system("making a folder in", pool.making_dir()))?;
         let member = Member { data: source.data(), record };
-        let limit = self.config().freeze_limit;
-        let cloned = making::make(&**pool.filesystem(), folder.clone(), vec![member], limit, &*seams.clock)
+        let hold = self.config().hold();
+        let cloned = making::make(&**pool.filesystem(), folder.clone(), vec![member], &hold, &*seams.clock)
             .map_err(Error::from)
             .and_then(|made| {
                 let cut = made.data(id);
