@@ -178,6 +178,18 @@ fn a_pool_image_that_is_something_else_is_never_formatted() {
     assert_eq!(scratch.standing().expect("the kernel's tables can be read"), Vec::<String>::new());
 }
 
+#[test]
+fn a_pool_of_another_repository_is_refused_and_left_as_it_was() {
+    let scratch = scratch();
+    let setup = Setup::new(scratch.path());
+    assert!(Standalone::start(&setup).terminate().success());
+    let repository = format!("file://{}", scratch.path().join("another").display());
+    let other = Setup { repository, ..setup.clone() };
+    refused(&other.refusal(), 1, &["repository", text(&setup.folder.join("pool.img.mount"))]);
+    assert_eq!(scratch.standing().expect("the kernel's tables can be read"), Vec::<String>::new());
+    assert!(Standalone::start(&setup).terminate().success(), "it still starts on its own repository");
+}
+
 #[tokio::test]
 async fn a_second_driver_on_a_pool_or_a_socket_is_refused_and_the_first_serves_on() {
     let scratch = scratch();

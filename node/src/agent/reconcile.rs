@@ -81,20 +81,31 @@ struct Belonging {
     uuid: Uuid,
 }
 
+fn put_in_order(pool: &Pool, repository: Uuid) -> Result<(Volumes, Cuts), StartError> {
+    thaw(pool)?;
+    belong(pool, repository)?;
+    making::finish_groups(pool).map_err(StartError::system("completing groups in", pool.cuts_dir()))?;
+    let volumes = Volumes::load(&pool.volumes_dir()).map_err(StartError::system("reading", pool.volumes_dir()))?;
+    let cuts = Cuts::load(&pool.cuts_dir()).map_err(StartError::system("reading", pool.cuts_dir()))?;
+    detach(pool, &volumes)?;
+    for (folder, reason) in volumes.unreadable().iter().chain(cuts.unreadable()) {
+        tracing::error!(folder = %folder.display(), reason, "what cannot be read is left alone");
+    }
+    Ok((volumes, cuts))
+}
+
 /// Puts the pool in order and makes its agent. No offload is under way yet.
 pub(super) async fn start(config: Config, pool: Pool, repository: Repository) -> Result<Agent, StartError> {
     let given = repository.uuid();
-    let (pool, volumes, cuts) = tokio::task::spawn_blocking(move || {
-        thaw(&pool)?;
-        belong(&pool, given)?;
-        making::finish_groups(&pool).map_err(StartError::system("completing groups in", pool.cuts_dir()))?;
-        let volumes = Volumes::load(&pool.volumes_dir()).map_err(StartError::system("reading", pool.volumes_dir()))?;
-        let cuts = Cuts::load(&pool.cuts_dir()).map_err(StartError::system("reading", pool.cuts_dir()))?;
-        detach(&pool, &volumes)?;
-        for (folder, reason) in volumes.unreadable().iter().chain(cuts.unreadable()) {
-            tracing::error!(folder = %folder.display(), reason, "what cannot be read is left alone");
+    let (pool, volumes, cuts) = tokio::task::spawn_blocking(move || match put_in_order(&pool, given) {
+        Ok((volumes, cuts)) => Ok((pool, volumes, cuts)),
+        Err(error) => {
+            // Refused as it was found: an image does not stay mounted for a process that does not start.
+            if let Err(error) = pool.close() {
+                tracing::warn!(%error, "the pool stays as it is");
+            }
+            Err(error)
         }
-        Ok::<_, StartError>((pool, volumes, cuts))
     })
     .await
     .unwrap_or_else(|error| Err(StartError::Panicked(error.to_string())))?;
