@@ -4,6 +4,8 @@
 CSI_SANITY := v5.6.0
 VERSITYGW  := v1.8.0
 ENVOY      := 1.40.0
+# What tests/format/restore.py imports; they go to target/tools/python.
+PYTHON     := blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2
 
 ARGS ?=
 
@@ -34,6 +36,7 @@ tools: ## install what the tests need
 	@scripts/go-tool github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity $(CSI_SANITY)
 	@scripts/go-tool github.com/versity/versitygw/cmd/versitygw $(VERSITYGW)
 	@scripts/envoy $(ENVOY)
+	@scripts/python-packages $(PYTHON)
 
 clean: ## remove everything that was built
 	cargo clean
