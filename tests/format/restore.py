@@ -5,8 +5,8 @@
     restore.py restore REPOSITORY_FOLDER KEY_FILE SNAPSHOT_ID OUTPUT_FILE
 
 It shares no code with Varve. It keeps the format honest, and is the last resort of whoever has a repository, its key
-and no Varve: Python 3.11 with blake3, zstandard and cryptography is all that it needs. It is not made to be fast. Whatever
-breaks the format is refused, and what was written of the image until then is removed.
+and no Varve: Python 3.11 with blake3, zstandard and cryptography is all that it needs. It is not made to be fast.
+Whatever breaks the format is refused, and what was written of the image until then is removed.
 """
 
 import json
