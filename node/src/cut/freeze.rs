@@ -1,8 +1,8 @@
 //! Holding writers: file systems are frozen together, and always thawed.
 //!
-//! Three things thaw a frozen file system: the guard, when it is dropped, whichever way the work ended; a watchdog thread,
-//! once writers were held for longer than they may be; and, where the process is killed, its [sentinel](super::sentinel) or
-//! else its next start, see `agent::reconcile`.
+//! Four things thaw a frozen file system: the guard, when it is dropped, whichever way the work ended; a watchdog thread,
+//! once writers were held for longer than they may be; and, where the process is killed, its [sentinel](super::sentinel) and
+//! its next start, see `agent::reconcile`.
 //!
 //! A freeze that ended before the guard did, by the watchdog or by a stranger, held nobody any more: [`Frozen::thaw`] says
 //! so, and whatever was cut meanwhile is not to be trusted.

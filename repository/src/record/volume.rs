@@ -89,7 +89,7 @@ pub struct VolumeRecord {
     pub incarnation: Uuid,
     /// Size presented to the workload, in bytes; a multiple of the block size.
     pub capacity_bytes: u64,
-    /// What it is presented as; fixed when the first node stages it where the creator named none.
+    /// What it is presented as, fixed at its creation: ext4 where a file system is wanted and none is named.
     pub presentation: Presentation,
     /// The node that holds its image.
     pub home_node: String,
