@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{output::Output, quantity::Size};
+use crate::{command::repository, output::Output, quantity::Size};
 
 /// A Kubernetes CSI driver with snapshot backups built in.
 #[derive(Debug, Parser)]
@@ -192,18 +192,6 @@ pub(crate) enum Snapshot {
     },
 }
 
-/// How deep a check looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CheckLevel {
-    /// Records and runs are readable and refer to one another rightly.
-    Structure,
-    /// Also every pack is there and of the right size.
-    #[default]
-    Presence,
-    /// Also every byte is read and verified.
-    Content,
-}
-
 /// `varve repository …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RepositoryCommand {
@@ -217,16 +205,10 @@ pub(crate) enum RepositoryCommand {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Check that everything that snapshots refer to is there and whole.
-    Check {
-        /// How deep to look.
-        #[arg(long, value_name = "LEVEL", default_value = "presence")]
-        level: CheckLevel,
-        #[command(flatten)]
-        access: RepositoryAccess,
-        #[command(flatten)]
-        answer: Answer,
-    },
+    Check(repository::check::Check),
+    Collect(repository::collect::Collect),
+    Repair(repository::repair::Repair),
+    Copy(repository::copy::Copy),
     /// Count what is in the repository.
     Stats {
         #[command(flatten)]
@@ -234,6 +216,8 @@ pub(crate) enum RepositoryCommand {
         #[command(flatten)]
         answer: Answer,
     },
+    #[command(subcommand)]
+    Key(repository::key::Key),
     /// Make a new master key.
     Keygen {
         /// The file to make, readable by its owner alone.

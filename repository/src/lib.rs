@@ -30,6 +30,7 @@ pub mod error;
 pub mod format;
 pub mod hydrate;
 pub mod id;
+pub mod mutation;
 pub mod offload;
 pub mod pack;
 pub mod progress;
@@ -39,6 +40,7 @@ pub mod run;
 pub mod seam;
 pub mod stats;
 pub mod store;
+mod work;
 
 pub use error::{Error, ErrorKind, Result};
 pub use repository::{Claim, Deletion, Repository, SnapshotState, Versioned};

@@ -1,6 +1,8 @@
-//! What the engine takes from outside: the time and randomness. Tests replace both.
+//! What the engine takes from outside: the time, randomness and threads. Tests replace all three.
 
 use std::{fmt, sync::Arc};
+
+use crate::mutation::Mutation;
 
 /// Tells the time of day; only ever recorded for people, never compared to decide anything.
 pub trait Clock: Send + Sync {
@@ -31,20 +33,60 @@ impl Entropy for System {
     }
 }
 
-/// The two together, as they are handed to a [`Repository`](crate::Repository).
+/// Where work is done that computes or blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// On threads of the runtime's blocking pool.
+    Threads,
+    /// On the spot, within the future that asks for it: what a simulation needs so that a seed alone decides what
+    /// happens when. Everything that is scanned waits in memory; for small images only.
+    Inline,
+}
+
+/// All of them together, as they are handed to a [`Repository`](crate::Repository).
 #[derive(Clone)]
 pub struct Seams {
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Where work is done.
+    pub work: Work,
+    /// How the protocol is broken on purpose, so that a test can show that it would be found.
+    #[cfg(feature = "mutation")]
+    pub mutation: Option<Mutation>,
 }
 
 impl Seams {
-    /// Takes both from the machine.
+    /// Takes everything from the machine.
     #[must_use]
     pub fn system() -> Self {
-        Self { clock: Arc::new(System), entropy: Arc::new(System) }
+        Self::new(Arc::new(System), Arc::new(System), Work::Threads)
+    }
+
+    /// Puts them together.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, work: Work) -> Self {
+        Self {
+            clock,
+            entropy,
+            work,
+            #[cfg(feature = "mutation")]
+            mutation: None,
+        }
+    }
+
+    /// Tells whether the protocol is to be broken in that way; never outside tests.
+    #[must_use]
+    #[cfg_attr(not(feature = "mutation"), expect(clippy::unused_self, reason = "only tests break anything"))]
+    pub(crate) fn broken(&self, way: Mutation) -> bool {
+        #[cfg(feature = "mutation")]
+        return self.mutation == Some(way);
+        #[cfg(not(feature = "mutation"))]
+        {
+            let _ = way;
+            false
+        }
     }
 
     /// Returns `N` random bytes.
@@ -70,7 +112,7 @@ pub(crate) mod fixed {
         atomic::{AtomicU64, Ordering},
     };
 
-    use super::{Clock, Entropy, Seams};
+    use super::{Clock, Entropy, Seams, Work};
 
     /// The moment at which the clock stands.
     pub(crate) const NOW: &str = "2026-01-02T03:04:05Z";
@@ -97,6 +139,7 @@ pub(crate) mod fixed {
 
     /// Makes seams that differ by seed alone.
     pub(crate) fn seams(seed: u8) -> Seams {
-        Seams { clock: Arc::new(Still), entropy: Arc::new(Seeded { key: [seed; 32], calls: AtomicU64::new(0) }) }
+        let entropy = Seeded { key: [seed; 32], calls: AtomicU64::new(0) };
+        Seams::new(Arc::new(Still), Arc::new(entropy), Work::Threads)
     }
 }

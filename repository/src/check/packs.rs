@@ -11,6 +11,7 @@ use crate::{
     id::PackId,
     pack::{Opener, PackReference, Table, read_table},
     repository::names::PACKS,
+    work::Worker,
 };
 
 /// Most bytes of one read.
@@ -154,7 +155,7 @@ async fn check_chunks(repository: &Repository, table: Table, checked: &mut Check
                 checked.read_bytes += bytes.len() as u64;
                 checked.chunks += count as u64;
                 let repository = repository.clone();
-                let verified = tokio::task::spawn_blocking(move || {
+                let verified = Worker::new(repository.seams().work).start(move || {
                     let header = (start == 0).then(|| header::expect(&bytes, header::Kind::Pack, &reference.key()));
                     let header = header.and_then(Result::err).map(|error| (None, error));
                     let key = repository.data_key();
@@ -169,10 +170,7 @@ async fn check_chunks(repository: &Repository, table: Table, checked: &mut Check
                     });
                     header.into_iter().chain(chunks).collect::<Vec<(Option<u32>, Error)>>()
                 });
-                let verified = verified.await.unwrap_or_else(|error| match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => vec![(None, Error::Interrupted)],
-                });
+                let verified = verified.await.unwrap_or_else(|error| vec![(None, error)]);
                 for (ordinal, error) in verified {
                     faults.push(Fault::of(error)?);
                     lost.extend(ordinal);

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Statistics, joined, plan::Read};
+use super::{Statistics, plan::Read};
 use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockTarget, Blocks},
     pack::Opener,
     progress::Progress,
+    work::Worker,
 };
 
 /// Blocks that follow one another are written together up to this many bytes.
@@ -18,6 +19,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// What all reads share.
 pub(super) struct Fetcher {
     pub(super) repository: Repository,
+    pub(super) worker: Worker,
     pub(super) target: Arc<dyn BlockTarget>,
     pub(super) progress: Progress,
     /// Heeded before every chunk.
@@ -38,8 +40,11 @@ impl Fetcher {
         let get = self.stop.run_until_cancelled(self.repository.store().get_range(&key, range));
         let bytes = get.await.unwrap_or(Err(Error::Interrupted))?;
         self.progress.add_moved(bytes.len() as u64);
-        let written = tokio::task::spawn_blocking(move || self.write(&read, &bytes));
-        joined(written.await)
+        let written = self.worker.start({
+            let fetcher = Arc::clone(&self);
+            move || fetcher.write(&read, &bytes)
+        });
+        written.await?
     }
 
     /// Verifies every chunk and writes what is wanted of it; blocking.

@@ -14,14 +14,19 @@
 mod fetch;
 mod plan;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Repository, Result, block::BlockTarget, pack::TableCache, progress::Progress, record::snapshot::Root,
+    Error, Repository, Result,
+    block::BlockTarget,
+    pack::TableCache,
+    progress::Progress,
+    record::snapshot::Root,
     run::View,
+    work::{Worker, joined},
 };
 use fetch::Fetcher;
 use plan::Planner;
@@ -58,8 +63,10 @@ impl Repository {
     ) -> Result<Statistics> {
         progress.set_total(root.statistics.data_bytes);
         let stop = cancel.child_token();
+        let worker = Worker::new(self.seams().work);
         let fetcher = Arc::new(Fetcher {
             repository: self.clone(),
+            worker: worker.clone(),
             target: Arc::clone(&target),
             progress: progress.clone(),
             stop: stop.clone(),
@@ -72,7 +79,7 @@ impl Repository {
         }
         // Waited for in any case: a write that is under way goes on whatever becomes of its future.
         while let Some(fetched) = fetches.join_next().await {
-            match (&mut result, joined(fetched)) {
+            match (&mut result, joined(fetched).flatten()) {
                 (Ok(total), Ok(statistics)) => add(total, statistics),
                 (Ok(_), Err(error)) => result = Err(error),
                 (Err(_), _) => {}
@@ -85,8 +92,8 @@ impl Repository {
             return Err(Error::Interrupted);
         }
         let statistics = result?;
-        let sync = move || target.sync();
-        blocking(sync, "making the image durable").await?;
+        let synced = worker.start(move || target.sync()).await?;
+        synced.map_err(|source| Error::Local { what: "making the image durable".into(), source })?;
         progress.set_total(statistics.written_bytes);
         Ok(statistics)
     }
@@ -109,7 +116,7 @@ impl Repository {
             for read in reads {
                 while fetches.len() >= FETCHES {
                     if let Some(fetched) = fetches.join_next().await {
-                        add(&mut statistics, joined(fetched)?);
+                        add(&mut statistics, joined(fetched)??);
                     }
                 }
                 let fetcher = Arc::clone(fetcher);
@@ -122,21 +129,4 @@ impl Repository {
 fn add(total: &mut Statistics, more: Statistics) {
     total.written_bytes += more.written_bytes;
     total.fetched_bytes += more.fetched_bytes;
-}
-
-/// Runs what blocks off the runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    what: &'static str,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    joined(done.map(|done| done.map_err(|source| Error::Local { what: what.into(), source })))
-}
-
-/// Takes a task's result; one that the runtime ended in its own shutdown was interrupted.
-fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    result.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(Error::Interrupted),
-    })
 }

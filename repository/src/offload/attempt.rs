@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Against, Request,
@@ -15,37 +15,42 @@ use super::{
     journal::{Found, Journal, Opening},
     sample::Sample,
     scan::Scan,
-    transfer::{Level, SCAN_AHEAD, Transfer, joined},
+    transfer::{Level, SCAN_AHEAD, Transfer},
 };
 use crate::{
-    Claim, Error, Repository, Result, SnapshotState,
+    Error, Repository, Result, SnapshotState,
     id::{SnapshotId, UploadId},
+    mutation::Mutation,
     record::{
-        intent::Intent,
+        intent::{self, Pin},
         snapshot::{Method, Root, RunReference},
     },
     repository::names,
     run::{self, Origin, merge},
+    seam::Work,
+    work::Worker,
 };
 
 /// One attempt.
 pub(super) struct Attempt {
     repository: Repository,
     request: Request,
-    tracker: TaskTracker,
+    worker: Worker,
     stop: CancellationToken,
     started: Instant,
 }
 
+/// An attempt that may put packs: its intent stands.
+struct Begun {
+    level: Level,
+    journal: Journal,
+    pins: Vec<Pin>,
+}
+
 impl Attempt {
-    /// Prepares one. Blocking work is done through the tracker, so that its end can be awaited, and heeds `stop`.
-    pub(super) fn new(
-        repository: &Repository,
-        request: Request,
-        tracker: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { repository: repository.clone(), request, tracker, stop, started: Instant::now() }
+    /// Prepares one. Blocking work is done through the worker, so that its end can be awaited, and heeds `stop`.
+    pub(super) fn new(repository: &Repository, request: Request, worker: Worker, stop: CancellationToken) -> Self {
+        Self { repository: repository.clone(), request, worker, stop, started: Instant::now() }
     }
 
     /// Runs it.
@@ -57,9 +62,11 @@ impl Attempt {
         if let Some(root) = self.standing().await? {
             return Ok(root);
         }
-        let (mut level, mut journal) = self.begin().await?;
-        let base = self.pinned().await?;
-        let root = match self.store(&mut level, &mut journal, base.as_ref()).await {
+        let begun = self.begin().await?;
+        let pinned = self.pinned(&begun.pins).await?;
+        let Begun { mut level, mut journal, .. } = begun;
+        let snapshot = self.request.description.id;
+        let root = match self.store(&mut level, &mut journal, &pinned).await {
             Ok(root) => root,
             Err(error @ Error::Cancelled { .. }) => {
                 self.forget().await;
@@ -67,8 +74,8 @@ impl Attempt {
             }
             Err(error) => return Err(error),
         };
-        if let Some(root) = self.overtaken(root.upload).await? {
-            return Ok(root);
+        if self.repository.seams().broken(Mutation::IntentRemovedEarly) {
+            self.repository.remove_intent(snapshot).await?;
         }
         match self.repository.commit_root(&root).await {
             Ok(()) => {
@@ -125,27 +132,27 @@ impl Attempt {
             tracing::warn!(%snapshot, %error, "the intent of a decided snapshot stays behind");
         }
         let journal = self.request.journal.clone();
-        let _ = joined(self.tracker.spawn_blocking(move || Journal::remove(journal.as_deref())).await);
+        let _ = self.worker.start(move || Journal::remove(journal.as_deref())).await;
     }
 
     /// Takes up the attempt that a journal speaks of, if its intent still stands, or starts a new one.
-    async fn begin(&self) -> Result<(Level, Journal)> {
+    async fn begin(&self) -> Result<Begun> {
         let opening = Opening::new(self.repository.uuid(), &self.request);
         if let Some(found) = self.find_journal(&opening).await? {
             let standing = self.repository.read_intent(self.request.description.id).await?;
-            let stands = |intent: &Intent| intent.upload == found.upload && intent.pins == self.pins();
-            if standing.is_some_and(|intent| stands(&intent.value))
-                && let Some(resumed) = self.resume(found).await?
+            let attempt = standing.as_ref().and_then(|intent| intent.value.attempt(found.upload));
+            if let Some(attempt) = attempt
+                && let Some((level, journal)) = self.resume(found).await?
             {
-                return Ok(resumed);
+                return Ok(Begun { level, journal, pins: attempt.pins.clone() });
             }
         }
         let upload = UploadId::from_bytes(self.repository.seams().random());
-        self.claim(upload).await?;
+        let pins = self.pins().await?;
+        self.claim(upload, pins.clone()).await?;
         let path = self.request.journal.clone();
-        let begin = move || Journal::begin(path.as_deref(), upload, &opening);
-        let journal = joined(self.tracker.spawn_blocking(begin).await)?;
-        Ok((Level::new(&self.repository, upload), journal))
+        let journal = self.worker.start(move || Journal::begin(path.as_deref(), upload, &opening)).await?;
+        Ok(Begun { level: Level::new(&self.repository, upload), journal, pins })
     }
 
     async fn find_journal(&self, opening: &Opening) -> Result<Option<Found>> {
@@ -157,7 +164,7 @@ impl Attempt {
                 None
             })
         };
-        joined(self.tracker.spawn_blocking(open).await)
+        self.worker.start(open).await
     }
 
     async fn resume(&self, found: Found) -> Result<Option<(Level, Journal)>> {
@@ -178,69 +185,58 @@ impl Attempt {
                 }
             }
         };
-        joined(self.tracker.spawn_blocking(replay).await)
+        self.worker.start(replay).await
     }
 
-    /// Puts the intent of a new attempt, in place of one that ended before.
-    async fn claim(&self, upload: UploadId) -> Result<()> {
+    /// Enters a new attempt in the snapshot's intent.
+    async fn claim(&self, upload: UploadId, pins: Vec<Pin>) -> Result<()> {
+        if self.repository.seams().broken(Mutation::NoIntent) {
+            return Ok(());
+        }
         let description = &self.request.description;
-        let intent = Intent {
-            snapshot: description.id,
-            upload,
-            volume: description.volume,
-            node: description.node.clone(),
-            pins: self.pins(),
-            started_at: self.repository.seams().clock.now(),
-        };
-        let Claim::AlreadyPresent(_) = self.repository.put_intent(intent.clone()).await? else { return Ok(()) };
-        match self.repository.read_intent(description.id).await? {
-            Some(standing) => self.repository.replace_intent(&standing, intent).await.map(drop),
-            None => Err(Error::Conflict { object: names::intent_key(description.id) }),
-        }
+        let started_at = self.repository.seams().clock.now();
+        let attempt = intent::Attempt { upload, node: description.node.clone(), pins, started_at };
+        self.repository.enter_attempt(description.id, description.volume, &attempt).await
     }
 
-    /// Makes sure that no other attempt has taken over, since what this one stored would no longer be kept. Returns
-    /// the root where the other one has finished already.
-    async fn overtaken(&self, upload: UploadId) -> Result<Option<Root>> {
-        let snapshot = self.request.description.id;
-        let standing = self.repository.read_intent(snapshot).await?;
-        if standing.is_some_and(|intent| intent.value.upload == upload) {
-            return Ok(None);
-        }
-        match self.standing().await? {
-            Some(root) => Ok(Some(root)),
-            None => Err(Error::Conflict { object: names::intent_key(snapshot) }),
-        }
-    }
-
-    fn pins(&self) -> Vec<SnapshotId> {
+    /// Reads what a new attempt is to build upon.
+    async fn pins(&self) -> Result<Vec<Pin>> {
         match self.request.against {
-            Against::Nothing => Vec::new(),
-            Against::Base(id) | Against::Content(id) => vec![id],
+            Against::Nothing => Ok(Vec::new()),
+            Against::Base(base) | Against::Content(base) => Ok(vec![Pin::of(&self.root_of(base).await?)]),
         }
     }
 
-    /// Reads the root that this one builds upon. Done behind the intent: from then on its packs and runs are kept.
-    async fn pinned(&self) -> Result<Option<Root>> {
-        let Some(base) = self.pins().pop() else { return Ok(None) };
+    /// Looks whether what is pinned is still there. Done behind the intent: what is a root now is kept from now on,
+    /// whatever becomes of the root.
+    async fn pinned(&self, pins: &[Pin]) -> Result<Option<Root>> {
+        let Some(pin) = pins.first() else { return Ok(None) };
+        self.root_of(pin.snapshot).await.map(Some)
+    }
+
+    /// Reads a root that this offload needs.
+    ///
+    /// # Errors
+    /// `BaseGone` where it is none any more.
+    async fn root_of(&self, base: SnapshotId) -> Result<Root> {
         match self.repository.snapshot(base).await? {
-            SnapshotState::Committed(root) => Ok(Some(*root)),
+            SnapshotState::Committed(root) => Ok(*root),
             _ => Err(Error::BaseGone { snapshot: self.request.description.id, base }),
         }
     }
 
     /// Stores everything that the root refers to, and returns the root to be committed.
-    async fn store(&self, level: &mut Level, journal: &mut Journal, pinned: Option<&Root>) -> Result<Root> {
+    async fn store(&self, level: &mut Level, journal: &mut Journal, pinned: &Option<Root>) -> Result<Root> {
         let Request { description, against, changes, source, parameters, progress, .. } = &self.request;
         let (base, compared, method) = match against {
             Against::Nothing => (None, None, Method::Full),
-            Against::Base(_) => (pinned, None, Method::Incremental),
-            Against::Content(_) => (None, pinned, Method::Compared),
+            Against::Base(_) => (pinned.as_ref(), None, Method::Incremental),
+            Against::Content(_) => (None, pinned.as_ref(), Method::Compared),
         };
         if let Some(base) = base {
             let sample = Sample {
                 repository: self.repository.clone(),
-                tracker: self.tracker.clone(),
+                worker: self.worker.clone(),
                 volume: description.volume,
                 source: Arc::clone(source),
                 changes: Arc::clone(changes),
@@ -248,7 +244,7 @@ impl Attempt {
             sample.compare(base).await?;
         }
         let upload = level.writer.upload();
-        let mut transfer = Transfer::new(&self.repository, description.id, upload, &self.tracker, parameters, progress);
+        let mut transfer = Transfer::new(&self.repository, description.id, upload, &self.worker, parameters, progress);
         // A full run that was not put before the interruption.
         transfer.put_full_run(level, journal).await?;
         let comparison = compared.map(|root| Comparison::new(&self.repository, root, level.position));
@@ -266,7 +262,7 @@ impl Attempt {
             description: description.clone(),
             upload,
             method,
-            base: pinned.map(|root| root.description.id),
+            base: pinned.as_ref().map(|root| root.description.id),
             runs,
             statistics,
         })
@@ -289,13 +285,30 @@ impl Attempt {
             progress: self.request.progress.clone(),
             cancel: self.stop.clone(),
         });
-        let (sender, receiver) = mpsc::channel(SCAN_AHEAD);
         let measured = Arc::clone(&scan);
-        let measuring = self.tracker.spawn_blocking(move || measured.measure());
-        let scanning = self.tracker.spawn_blocking(move || scan.run(&sender));
+        let measuring = self.worker.start(move || measured.measure());
+        let (receiver, scanning) = match self.worker.place() {
+            Work::Threads => {
+                let (sender, receiver) = mpsc::channel(SCAN_AHEAD);
+                let send = move |gathered| sender.blocking_send(gathered).map_err(|_| Error::Interrupted);
+                (receiver, self.worker.start(move || scan.run(send)))
+            }
+            Work::Inline => {
+                let mut all = Vec::new();
+                let scanned = scan.run(|gathered| {
+                    all.push(gathered);
+                    Ok(())
+                });
+                let (sender, receiver) = mpsc::channel(all.len().max(1));
+                for gathered in all {
+                    sender.try_send(gathered).map_err(|_| Error::Interrupted)?;
+                }
+                (receiver, self.worker.start(move || scanned))
+            }
+        };
         transfer.run(receiver, comparison, level, journal).await?;
-        joined(scanning.await)??;
-        joined(measuring.await)?
+        scanning.await??;
+        measuring.await?
     }
 
     /// Puts what is left of the new level, merged with older ones where they have piled up. Returns the root's runs,

@@ -28,7 +28,7 @@ mod transfer;
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Repository, Result,
@@ -39,6 +39,7 @@ use crate::{
         snapshot::{Root, SnapshotDescription},
         volume::OffloadParameters,
     },
+    work::Worker,
 };
 
 /// What the changes are relative to.
@@ -93,12 +94,11 @@ impl Repository {
     pub async fn offload(&self, request: Request) -> Result<Root> {
         let cancel = request.cancel.clone();
         let stop = cancel.child_token();
-        let tracker = TaskTracker::new();
-        let attempt = attempt::Attempt::new(self, request, tracker.clone(), stop.clone());
+        let worker = Worker::new(self.seams().work);
+        let attempt = attempt::Attempt::new(self, request, worker.clone(), stop.clone());
         let result = cancel.run_until_cancelled(Box::pin(attempt.run())).await;
         stop.cancel();
-        tracker.close();
-        tracker.wait().await;
+        worker.finish().await;
         result.unwrap_or(Err(Error::Interrupted))
     }
 }

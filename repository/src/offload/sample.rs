@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use tokio_util::task::TaskTracker;
 
-use super::transfer::joined;
 use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockRange, BlockSource, Blocks, ChangeSource},
@@ -17,6 +15,7 @@ use crate::{
     pack::{Opener, PackReference, read_table},
     record::snapshot::Root,
     run::{ChunkPlace, Place, View},
+    work::Worker,
 };
 
 /// Blocks sampled at each offload; each costs up to four small reads of the store.
@@ -28,7 +27,7 @@ const TRIES: usize = 16;
 /// What is sampled.
 pub(super) struct Sample {
     pub(super) repository: Repository,
-    pub(super) tracker: TaskTracker,
+    pub(super) worker: Worker,
     pub(super) volume: VolumeId,
     pub(super) source: Arc<dyn BlockSource>,
     pub(super) changes: Arc<dyn ChangeSource>,
@@ -92,7 +91,9 @@ impl Sample {
             source.read(block, &mut bytes)?;
             Ok(Some((block, bytes)))
         };
-        joined(self.tracker.spawn_blocking(read).await)?
+        self.worker
+            .start(read)
+            .await?
             .map_err(|source| Error::Local { what: "reading a block held to be unchanged".into(), source })
     }
 

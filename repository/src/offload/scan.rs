@@ -5,7 +5,6 @@
 
 use std::{io, sync::Arc};
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::gather::{Gathered, Gatherer};
@@ -34,8 +33,8 @@ impl Scan {
     /// Reads everything and sends what was gathered; blocking.
     ///
     /// # Errors
-    /// `Local` naming the block, `Interrupted` where nobody wants the rest.
-    pub(super) fn run(&self, out: &mpsc::Sender<Gathered>) -> Result<()> {
+    /// `Local` naming the block, `Interrupted`, and those of `send`.
+    pub(super) fn run(&self, mut send: impl FnMut(Gathered) -> Result<()>) -> Result<()> {
         let mut gatherer = Gatherer::new(self.keep_zeroes);
         let mut gathered = Vec::new();
         let mut buffer = vec![0; buffer_len(READ_BLOCKS)];
@@ -66,11 +65,11 @@ impl Scan {
                 };
                 first += count;
                 self.progress.add_done(count.bytes());
-                send(out, &mut gathered)?;
+                gathered.drain(..).try_for_each(&mut send)?;
             }
         }
         gatherer.finish(&mut gathered);
-        send(out, &mut gathered)
+        gathered.drain(..).try_for_each(send)
     }
 
     /// Adds up what there is to work through; blocking.
@@ -119,8 +118,4 @@ impl Scan {
 
 fn buffer_len(blocks: u64) -> usize {
     usize::try_from(blocks * BLOCK_SIZE).expect("a read is at most 1 MiB")
-}
-
-fn send(out: &mpsc::Sender<Gathered>, gathered: &mut Vec<Gathered>) -> Result<()> {
-    gathered.drain(..).try_for_each(|gathered| out.blocking_send(gathered).map_err(|_| Error::Interrupted))
 }

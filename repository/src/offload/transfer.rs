@@ -18,8 +18,8 @@
 use std::{num::NonZero, pin::Pin, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesOrdered};
-use tokio::{sync::mpsc, task::JoinError};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     bandwidth::Bandwidth,
@@ -38,6 +38,7 @@ use crate::{
         volume::OffloadParameters,
     },
     run::{self, ChunkPlace, Extent, Finished, Place},
+    work::{Worker, joined},
 };
 
 /// A pack is closed at the first mark where it has this many bytes.
@@ -107,7 +108,7 @@ pub(super) struct Transfer {
     pub(super) repository: Repository,
     pub(super) snapshot: SnapshotId,
     pub(super) upload: UploadId,
-    pub(super) tracker: TaskTracker,
+    pub(super) worker: Worker,
     pub(super) bandwidth: Arc<Bandwidth>,
     pub(super) progress: Progress,
     compressor: Arc<Compressor>,
@@ -156,7 +157,7 @@ impl Transfer {
         repository: &Repository,
         snapshot: SnapshotId,
         upload: UploadId,
-        tracker: &TaskTracker,
+        worker: &Worker,
         parameters: &OffloadParameters,
         progress: &Progress,
     ) -> Self {
@@ -165,7 +166,7 @@ impl Transfer {
             repository: repository.clone(),
             snapshot,
             upload,
-            tracker: tracker.clone(),
+            worker: worker.clone(),
             pack_bytes: bandwidth.object_bytes(PACK_BYTES),
             bandwidth: Arc::new(bandwidth),
             progress: progress.clone(),
@@ -233,7 +234,7 @@ impl Transfer {
         }
         let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
         let compressor = Arc::clone(&self.compressor);
-        let handle = self.tracker.spawn_blocking(move || {
+        let prepared = self.worker.start(move || {
             let Gathering { ranges, bytes } = gathering;
             let id = repository.data_key().chunk_id(&bytes);
             let blocks = u8::try_from(bytes.len() as u64 / BLOCK_SIZE).expect("a chunk has at most 32 blocks");
@@ -243,7 +244,7 @@ impl Transfer {
             };
             Prepared::Chunk(PreparedChunk { id, ranges, blocks, body })
         });
-        Ok(Box::pin(async { joined(handle.await) }))
+        Ok(prepared)
     }
 
     /// Places what was prepared, in the scan's order; tells whether the stretch is to end here.
@@ -328,7 +329,7 @@ impl Transfer {
         };
         let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
         let progress = self.progress.clone();
-        AbortOnDropHandle::new(self.tracker.spawn(async move {
+        AbortOnDropHandle::new(self.worker.tracker().spawn(async move {
             if let Some((reference, bytes)) = object {
                 let length = bytes.len();
                 bandwidth.acquire(length).await;
@@ -377,12 +378,12 @@ impl Transfer {
     /// Appends to the journal, off the runtime: it syncs.
     async fn append(&self, entry: Entry, journal: &mut Journal) -> Result<Entry> {
         let mut taken = std::mem::take(journal);
-        let handle = self.tracker.spawn_blocking(move || {
+        let appended = self.worker.start(move || {
             taken.append(&entry);
             (taken, entry)
         });
         let entry;
-        (*journal, entry) = joined(handle.await)?;
+        (*journal, entry) = appended.await?;
         Ok(entry)
     }
 }
@@ -391,12 +392,4 @@ impl Transfer {
 fn reserve(packs: &mut Vec<Option<PackReference>>, reference: Option<PackReference>) -> u32 {
     packs.push(reference);
     u32::try_from(packs.len() - 1).expect("an offload meets fewer than 4 billion packs")
-}
-
-/// Takes a task's result; one that the runtime ended in its own shutdown was interrupted.
-pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T> {
-    result.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Error::Interrupted,
-    })
 }

@@ -5,27 +5,56 @@ use std::str::FromStr;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Claim, FETCHES, Repository, Versioned,
+    FETCHES, Repository, Versioned,
     names::{UPLOADS, intent_key},
 };
 use crate::{
-    Result,
+    Error, Result,
     format::header::Kind,
-    id::SnapshotId,
-    record::intent::Intent,
+    id::{SnapshotId, VolumeId},
+    mutation::Mutation,
+    record::intent::{Attempt, Intent},
     store::{Created, Entry},
 };
 
+/// How often an attempt tries to enter itself beside others that do so at the same time.
+const ENTRY_ROUNDS: usize = 8;
+
 impl Repository {
-    /// Puts the intent of an offload before its first pack, and says whose stands there.
-    pub(crate) async fn put_intent(&self, intent: Intent) -> Result<Claim<Intent>> {
-        let key = intent_key(intent.snapshot);
-        let bytes = self.seal(Kind::Intent, &key, &intent)?;
-        let is_mine = |found: &[u8]| self.open_intent(&key, found).is_ok_and(|found| found.upload == intent.upload);
-        match self.store().create(&key, bytes, is_mine).await? {
-            Created::Created => Ok(Claim::Created(intent)),
-            Created::Theirs(found) => Ok(Claim::AlreadyPresent(self.open_intent(&key, &found)?)),
+    /// Enters an attempt in the intent of its snapshot, before its first pack: in a new intent, or beside the attempts
+    /// before it.
+    ///
+    /// # Errors
+    /// `Conflict` where others keep changing it, and those of the store.
+    pub(crate) async fn enter_attempt(&self, snapshot: SnapshotId, volume: VolumeId, attempt: &Attempt) -> Result<()> {
+        let key = intent_key(snapshot);
+        for _ in 0..ENTRY_ROUNDS {
+            let Some(standing) = self.read_intent(snapshot).await? else {
+                let intent = Intent { snapshot, volume, attempts: vec![attempt.clone()] };
+                let bytes = self.seal(Kind::Intent, &key, &intent)?;
+                let is_mine = |found: &[u8]| {
+                    self.open_intent(&key, found).is_ok_and(|found| found.attempt(attempt.upload).is_some())
+                };
+                match self.store().create(&key, bytes, is_mine).await? {
+                    Created::Created => return Ok(()),
+                    Created::Theirs(_) => continue,
+                }
+            };
+            if standing.value.attempt(attempt.upload).is_some() {
+                return Ok(());
+            }
+            let mut intent = standing.value.clone();
+            if self.seams().broken(Mutation::TakeoverForgets) {
+                intent.attempts.clear();
+            }
+            intent.attempts.push(attempt.clone());
+            match self.replace_intent(&standing, intent).await {
+                Ok(_) => return Ok(()),
+                Err(Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Err(Error::Conflict { object: key })
     }
 
     /// Reads the intent that stands for a snapshot.
@@ -37,15 +66,11 @@ impl Repository {
         }
     }
 
-    /// Replaces an intent that is still as it was read: another attempt takes over from one that ended.
+    /// Replaces an intent that is still as it was read.
     ///
     /// # Errors
     /// `Conflict` where it changed or vanished meanwhile.
-    pub(crate) async fn replace_intent(
-        &self,
-        current: &Versioned<Intent>,
-        intent: Intent,
-    ) -> Result<Versioned<Intent>> {
+    async fn replace_intent(&self, current: &Versioned<Intent>, intent: Intent) -> Result<Versioned<Intent>> {
         let key = intent_key(current.value.snapshot);
         let bytes = self.seal(Kind::Intent, &key, &intent)?;
         let ours = bytes.clone();

@@ -6,7 +6,7 @@ use crate::{
     crypto::MasterKey,
     id::{SnapshotId, UploadId, VolumeId},
     record::{
-        intent::Intent,
+        intent::{Attempt, Intent},
         snapshot::{Method, SnapshotDescription, SnapshotStatistics},
         volume::{OffloadParameters, Presentation, VolumeRecord},
     },
@@ -72,15 +72,17 @@ fn root(repository: &Repository, id: SnapshotId, upload: u8) -> Root {
     }
 }
 
-fn intent(repository: &Repository, snapshot: SnapshotId, upload: u8) -> Intent {
-    Intent {
-        snapshot,
+fn attempt(repository: &Repository, upload: u8) -> Attempt {
+    Attempt {
         upload: UploadId::from_bytes([upload; 8]),
-        volume: VolumeId::from_bytes([1; 16]),
         node: "node-1".into(),
         pins: Vec::new(),
         started_at: repository.seams().clock.now(),
     }
+}
+
+fn volume_id() -> VolumeId {
+    VolumeId::from_bytes([1; 16])
 }
 
 fn snapshot_id(number: u8) -> SnapshotId {
@@ -302,23 +304,19 @@ async fn invariant_6_a_damaged_or_moved_root_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn intents_are_put_taken_over_and_removed() {
+async fn attempts_stand_beside_one_another_until_the_intent_is_removed() {
     for faults in LOST {
         let (faulty, repository) = faulty().await;
-        let mine = intent(&repository, snapshot_id(1), 1);
+        let (mine, later) = (attempt(&repository, 1), attempt(&repository, 2));
         faulty.fail(faults);
-        assert_eq!(repository.put_intent(mine.clone()).await.unwrap(), Claim::Created(mine.clone()));
-        assert_eq!(repository.put_intent(mine.clone()).await.unwrap(), Claim::Created(mine.clone()));
-        let later = intent(&repository, snapshot_id(1), 2);
-        assert_eq!(repository.put_intent(later.clone()).await.unwrap(), Claim::AlreadyPresent(mine));
-
-        let standing = repository.read_intent(snapshot_id(1)).await.unwrap().unwrap();
+        repository.enter_attempt(snapshot_id(1), volume_id(), &mine).await.unwrap();
+        repository.enter_attempt(snapshot_id(1), volume_id(), &mine).await.unwrap();
         faulty.fail(faults);
-        repository.replace_intent(&standing, later.clone()).await.unwrap();
-        assert!(matches!(repository.replace_intent(&standing, later.clone()).await, Err(Error::Conflict { .. })));
-        let other = intent(&repository, snapshot_id(0), 3);
-        repository.put_intent(other.clone()).await.unwrap();
-        assert_eq!(repository.intents().await.unwrap(), [other, later]);
+        repository.enter_attempt(snapshot_id(1), volume_id(), &later).await.unwrap();
+        let other = attempt(&repository, 3);
+        repository.enter_attempt(snapshot_id(0), volume_id(), &other).await.unwrap();
+        let intent = |number, attempts| Intent { snapshot: snapshot_id(number), volume: volume_id(), attempts };
+        assert_eq!(repository.intents().await.unwrap(), [intent(0, vec![other]), intent(1, vec![mine, later])]);
 
         repository.remove_intent(snapshot_id(1)).await.unwrap();
         repository.remove_intent(snapshot_id(1)).await.unwrap();
@@ -347,7 +345,8 @@ async fn statistics_count_what_is_there() {
     }
     repository.delete_snapshot(snapshot_id(3), "deleted").await.unwrap();
     for undecided_and_decided in [4, 2] {
-        repository.put_intent(intent(&repository, snapshot_id(undecided_and_decided), 1)).await.unwrap();
+        let snapshot = snapshot_id(undecided_and_decided);
+        repository.enter_attempt(snapshot, volume_id(), &attempt(&repository, 1)).await.unwrap();
     }
     repository.store().put_new(&format!("packs/{}", "0".repeat(32)), vec![0; 100].into()).await.unwrap();
     repository.store().put_new(&format!("runs/{}", "0".repeat(32)), vec![0; 10].into()).await.unwrap();

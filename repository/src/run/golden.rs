@@ -15,7 +15,7 @@ use crate::{
     pack::{self, Compressor, Opener, PackReference},
     record::snapshot::RunReference,
     run,
-    seam::{Entropy, Seams, System},
+    seam::{Entropy, Seams, System, Work},
     store::Store,
 };
 
@@ -29,7 +29,7 @@ impl Entropy for Sevens {
 }
 
 fn seams() -> Seams {
-    Seams { clock: Arc::new(System), entropy: Arc::new(Sevens) }
+    Seams::new(Arc::new(System), Arc::new(Sevens), Work::Threads)
 }
 
 /// A pack of two chunks, both compressed: two blocks of `a`, one block of `b`.

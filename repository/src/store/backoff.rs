@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::{Instant, sleep};
+
+use crate::seam::Entropy;
 
 /// Most attempts at one conditional put.
 const ATTEMPTS: u32 = 6;
@@ -27,14 +28,16 @@ impl Patience {
     }
 
     /// Waits after a failure, between half and all of a time that doubles; tells whether to try again.
-    pub(super) async fn waits(&mut self) -> bool {
+    pub(super) async fn waits(&mut self, entropy: &dyn Entropy) -> bool {
         self.failures += 1;
         if self.failures == ATTEMPTS || self.start.elapsed() > LIMIT {
             return false;
         }
         let ceiling = FIRST.saturating_mul(1 << (self.failures - 1)).min(LONGEST);
-        let fraction = rand::rng().random_range(0.5..1.0);
-        sleep(ceiling.mul_f64(fraction)).await;
+        let mut random = [0; 2];
+        entropy.fill(&mut random);
+        let fraction = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
+        sleep(ceiling.mul_f64(fraction.midpoint(1.0))).await;
         true
     }
 }

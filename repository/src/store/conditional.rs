@@ -58,7 +58,7 @@ impl Store {
                 Err(unread) if unread.is_transient() => {}
                 Err(unread) => return Err(unread),
             }
-            if !patience.waits().await {
+            if !patience.waits(self.entropy.as_ref()).await {
                 return Err(error);
             }
         }
@@ -90,7 +90,7 @@ impl Store {
                 Err(unread) if unread.is_transient() => {}
                 Err(unread) => return Err(unread),
             }
-            if !patience.waits().await {
+            if !patience.waits(self.entropy.as_ref()).await {
                 return Err(error);
             }
         }

@@ -75,12 +75,13 @@ pub(super) fn open(text: &str, options: &[(String, String)]) -> Result<Store> {
                 return Err(refuse(format!("option {key:?} means nothing to a folder")));
             }
             let folder = Arc::new(Folder::new(path));
-            Ok(Store { inner: Arc::clone(&folder) as Arc<dyn ObjectStore>, url, folder: Some(folder) })
+            let inner = Arc::clone(&folder) as Arc<dyn ObjectStore>;
+            Ok(Store { folder: Some(folder), ..Store::new(inner, url) })
         }
         Location::Bucket { scheme, bucket, prefix } => {
             let inner = connect(scheme, &bucket, options).map_err(refuse)?;
             let inner = if prefix.as_ref().is_empty() { inner } else { Arc::new(PrefixStore::new(inner, prefix)) };
-            Ok(Store { inner, url, folder: None })
+            Ok(Store::new(inner, url))
         }
     }
 }

@@ -25,7 +25,7 @@ mod folder;
 mod location;
 mod probe;
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -34,15 +34,20 @@ use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
 pub(crate) use conditional::Created;
 pub use failure::Cause;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    seam::{Entropy, System},
+};
 
 /// An object store at a prefix, with retries, conditional puts that decide by what is there, and errors sorted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
     /// The folder that a repository would lie in, where the store is one.
     folder: Option<Arc<folder::Folder>>,
+    /// What parts rivals in time.
+    entropy: Arc<dyn Entropy>,
 }
 
 /// An object as a listing shows it.
@@ -54,6 +59,12 @@ pub(crate) struct Entry {
     pub size: u64,
     /// Differs whenever its content does; an object's listed version need not be equal to the one it is read at.
     pub version: Option<String>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -70,7 +81,13 @@ impl Store {
     /// Takes a store as it is; for tests that bring their own.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
-        Self { inner, url: url.into(), folder: None }
+        Self { inner, url: url.into(), folder: None, entropy: Arc::new(System) }
+    }
+
+    /// Takes randomness from elsewhere than the machine; for tests.
+    #[must_use]
+    pub fn with_entropy(self, entropy: Arc<dyn Entropy>) -> Self {
+        Self { entropy, ..self }
     }
 
     /// The location, fit for messages: it holds no credentials.

@@ -23,7 +23,7 @@ use varve_repository::{
         snapshot::{Root, SnapshotDescription},
         volume::{OffloadParameters, Presentation},
     },
-    seam::{Clock, Entropy, Seams},
+    seam::{Clock, Entropy, Seams, Work},
     store::Store,
 };
 
@@ -59,7 +59,7 @@ impl Clock for Epoch {
 }
 
 pub(crate) fn seams(seed: u64) -> Seams {
-    Seams { clock: Arc::new(Epoch), entropy: Arc::new(Seeded::new(seed)) }
+    Seams::new(Arc::new(Epoch), Arc::new(Seeded::new(seed)), Work::Threads)
 }
 
 pub(crate) fn master() -> MasterKey {

@@ -1,21 +1,14 @@
-//! `varve repository init`, `check`, `stats` and `keygen`.
+//! `varve repository check`.
 
-use std::path::Path;
-
+use clap::{Args, ValueEnum};
 use comfy_table::Table;
-use serde::Serialize;
-use uuid::Uuid;
 use varve_repository::{
     check::{Level, Report},
-    crypto::MasterKey,
     progress::Progress,
-    seam::Seams,
-    stats::Stats,
 };
 
 use crate::{
-    arguments::{CheckLevel, RepositoryCommand},
-    config::File,
+    arguments::{Answer, RepositoryAccess},
     failure::Found,
     output::properties,
     progress,
@@ -24,54 +17,53 @@ use crate::{
     signal::{self, Second},
 };
 
-/// A repository that was made.
-#[derive(Serialize)]
-struct Made {
-    url: String,
-    uuid: Uuid,
+/// Check that everything that snapshots refer to is there and whole.
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// How deep to look.
+    #[arg(long, value_name = "LEVEL", default_value = "presence")]
+    level: CheckLevel,
+    #[command(flatten)]
+    access: RepositoryAccess,
+    #[command(flatten)]
+    answer: Answer,
+}
+
+/// How deep a check looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum CheckLevel {
+    /// Records and runs are readable and refer to one another rightly.
+    Structure,
+    /// Also every pack is there and of the right size.
+    #[default]
+    Presence,
+    /// Also every byte is read and verified.
+    Content,
+}
+
+impl From<CheckLevel> for Level {
+    fn from(level: CheckLevel) -> Self {
+        match level {
+            CheckLevel::Structure => Self::Structure,
+            CheckLevel::Presence => Self::Presence,
+            CheckLevel::Content => Self::Content,
+        }
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// `Usage` for a bad argument, `Found` for a check that found damage, and the repository's.
-pub(crate) async fn run(command: RepositoryCommand) -> anyhow::Result<()> {
-    match command {
-        RepositoryCommand::Init { generate_key, access, answer } => {
-            let access = File::read(access.config.as_deref())?.access(&access)?;
-            let repository = repository::init(&access, generate_key).await?;
-            let made = Made { url: repository.store().url().to_owned(), uuid: repository.uuid() };
-            answer.output.print(&made, |made| properties([("url", made.url.clone()), ("uuid", made.uuid.to_string())]))
-        }
-        RepositoryCommand::Check { level, access, answer } => {
-            let repository = repository::open(&access).await?;
-            let level = match level {
-                CheckLevel::Structure => Level::Structure,
-                CheckLevel::Presence => Level::Presence,
-                CheckLevel::Content => Level::Content,
-            };
-            let cancel = signal::watch(Second::Exits)?;
-            let counters = Progress::default();
-            let report =
-                progress::watch("checking", &counters, repository.check(level, counters.clone(), cancel)).await?;
-            answer.output.print(&report, sum_up)?;
-            verdict(&report)
-        }
-        RepositoryCommand::Stats { access, answer } => {
-            let stats = repository::open(&access).await?.stats().await?;
-            answer.output.print(&stats, count)
-        }
-        RepositoryCommand::Keygen { to } => keygen(&to),
-    }
-}
-
-fn keygen(path: &Path) -> anyhow::Result<()> {
-    MasterKey::generate(Seams::system().entropy.as_ref()).write_new(path)?;
-    eprintln!(
-        "a new master key is in {}: without a copy of it in a safe place, nothing can be restored",
-        path.display()
-    );
-    Ok(())
+/// `Usage` for a bad argument, `Found` where there is damage, and the repository's.
+pub(super) async fn run(arguments: Check) -> anyhow::Result<()> {
+    let Check { level, access, answer } = arguments;
+    let repository = repository::open(&access).await?;
+    let cancel = signal::watch(Second::Exits)?;
+    let counters = Progress::default();
+    let report =
+        progress::watch("checking", &counters, repository.check(level.into(), counters.clone(), cancel)).await?;
+    answer.output.print(&report, sum_up)?;
+    verdict(&report)
 }
 
 fn verdict(report: &Report) -> anyhow::Result<()> {
@@ -125,20 +117,6 @@ fn ranges(ranges: &[(u64, u64)]) -> String {
         parts.push(format!("and {} ranges more", ranges.len() - SHOWN));
     }
     format!("bytes {}", parts.join(", "))
-}
-
-fn count(stats: &Stats) -> Table {
-    properties([
-        ("uuid", stats.uuid.to_string()),
-        ("volumes", stats.volumes.to_string()),
-        ("snapshots", stats.snapshots.to_string()),
-        ("tombstones", stats.tombstones.to_string()),
-        ("offloads under way", stats.uploads.to_string()),
-        ("packs", format!("{} ({})", stats.packs, bytes(stats.pack_bytes))),
-        ("runs", format!("{} ({})", stats.runs, bytes(stats.run_bytes))),
-        ("logical", bytes(stats.logical_bytes)),
-        ("before compression", bytes(stats.stored_bytes)),
-    ])
 }
 
 #[cfg(test)]
