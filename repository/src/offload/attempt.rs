@@ -264,6 +264,8 @@ impl Attempt {
             method,
             base: pinned.as_ref().map(|root| root.description.id),
             runs,
+            pending: Vec::new(),
+            repaired_at: None,
             statistics,
         })
     }

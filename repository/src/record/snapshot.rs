@@ -109,6 +109,12 @@ pub struct Root {
     pub base: Option<SnapshotId>,
     /// Runs, newest first: a block is where the first run that covers it says; where none does it is zero.
     pub runs: Vec<RunReference>,
+    /// Runs that a repair under way is about to put in their place: readers ignore them, collectors keep them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<RunReference>,
+    /// When a repair last replaced the runs, by its clock; for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired_at: Option<Timestamp>,
     /// What writing it took.
     pub statistics: SnapshotStatistics,
 }

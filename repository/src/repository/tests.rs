@@ -68,6 +68,8 @@ fn root(repository: &Repository, id: SnapshotId, upload: u8) -> Root {
         method: Method::Full,
         base: None,
         runs: Vec::new(),
+        pending: Vec::new(),
+        repaired_at: None,
         statistics: SnapshotStatistics { stored_bytes: 5, ..SnapshotStatistics::default() },
     }
 }
