@@ -10,7 +10,7 @@ use super::{
     names::{SNAPSHOTS, snapshot_key},
 };
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     format::header::{self, Kind},
     id::{SnapshotId, UploadId},
     record::snapshot::{Root, Tombstone},
@@ -73,16 +73,27 @@ impl Repository {
     /// # Errors
     /// The store's, or `Corrupt`.
     pub async fn snapshots(&self) -> Result<Vec<Arc<Root>>> {
+        self.standings().await?.into_iter().filter_map(|(_, root)| root.transpose()).collect()
+    }
+
+    /// Reads what stands at every snapshot's key, ordered by id, from memory where it was read before: a root, or
+    /// `None` for a tombstone. What is damaged is an error in its own place.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn standings(&self) -> Result<Vec<(SnapshotId, Result<Option<Arc<Root>>>)>> {
         let listed: Vec<(SnapshotId, Entry)> = self.list_ids(SNAPSHOTS).await?;
         self.inner.roots.retain(&listed.iter().map(|(id, _)| *id).collect::<HashSet<_>>());
-        let mut roots: Vec<Arc<Root>> = stream::iter(listed)
-            .map(|(id, entry)| self.listed_root(id, entry.version))
-            .buffer_unordered(FETCHES)
-            .try_filter_map(async |root| Ok(root))
+        stream::iter(listed)
+            .map(|(id, entry)| async move {
+                match self.listed_root(id, entry.version).await {
+                    Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Err(error),
+                    standing => Ok((id, standing)),
+                }
+            })
+            .buffered(FETCHES)
             .try_collect()
-            .await?;
-        roots.sort_unstable_by_key(|root| root.description.id);
-        Ok(roots)
+            .await
     }
 
     /// Deletes a snapshot, or cancels one that is being written: afterwards a tombstone stands at its key. A root that
