@@ -14,6 +14,7 @@
 mod intents;
 pub(crate) mod names;
 mod opening;
+mod reserve;
 mod root_cache;
 mod snapshots;
 #[cfg(test)]

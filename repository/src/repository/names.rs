@@ -6,6 +6,9 @@ use crate::id::{GroupId, SnapshotId, VolumeId};
 /// The key of the `repository` object.
 pub(super) const REPOSITORY: &str = "repository";
 
+/// The key of the padding that is deleted where a tombstone finds no room.
+pub(super) const RESERVE: &str = "reserve";
+
 /// The folder of volume records.
 pub(crate) const VOLUMES: &str = "volumes/";
 

@@ -41,7 +41,13 @@ impl Repository {
         // The uuid is the writer's name: of inits that race, one wins, and the others are told whose it is.
         let is_mine = |found: &[u8]| parse(found).is_ok_and(|found| found.uuid == uuid);
         match store.create(REPOSITORY, bytes, is_mine).await? {
-            Created::Created => Ok(Self::assemble(store, uuid, data_key, seams)),
+            Created::Created => {
+                let repository = Self::assemble(store, uuid, data_key, seams);
+                if let Err(error) = repository.restore_reserve().await {
+                    tracing::warn!(url = repository.store().url(), %error, "the reserve is left to the first collection");
+                }
+                Ok(repository)
+            }
             Created::Theirs(found) => {
                 Err(Error::AlreadyInitialised { url: store.url().into(), uuid: parse(&found)?.uuid })
             }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::UpdateVersion;
 
@@ -99,6 +100,8 @@ impl Repository {
     /// Deletes a snapshot, or cancels one that is being written: afterwards a tombstone stands at its key. A root that
     /// is damaged is deleted like any other, as [`Deletion::Cancelled`].
     ///
+    /// A full store is no obstacle while it has its [reserve](super::reserve).
+    ///
     /// # Errors
     /// The store's. On a transient one it is unknown whether the tombstone stands; calling again settles it.
     pub async fn delete_snapshot(&self, id: SnapshotId, reason: &str) -> Result<Deletion> {
@@ -106,6 +109,18 @@ impl Repository {
         let nonce = UploadId::from_bytes(self.seams().random());
         let tombstone = Tombstone { id, nonce, reason: reason.into(), deleted_at: self.seams().clock.now() };
         let bytes = self.seal(Kind::Tombstone, &key, &tombstone)?;
+        match self.put_tombstone(id, nonce, &bytes).await {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                self.spend_reserve().await?;
+                self.put_tombstone(id, nonce, &bytes).await
+            }
+            decided => decided,
+        }
+    }
+
+    /// Puts a tombstone, sealed as `bytes`, where nothing or a root stands.
+    async fn put_tombstone(&self, id: SnapshotId, nonce: UploadId, bytes: &Bytes) -> Result<Deletion> {
+        let key = snapshot_key(id);
         let is_mine = |found: &[u8]| matches!(self.open_standing(id, found), Ok(Standing::Tombstone(tombstone)) if tombstone.nonce == nonce);
         for _ in 0..DELETION_ROUNDS {
             let Some((found, version)) = self.store().get(&key).await? else {

@@ -17,7 +17,10 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// A running server with one bucket.
 pub(crate) struct Gateway {
     child: Child,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// What of the folder goes with the server.
+    temporary: Option<tempfile::TempDir>,
+    arguments: Vec<String>,
     port: u16,
 }
 
@@ -26,14 +29,22 @@ impl Gateway {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::create_dir(folder.path().join(BUCKET)).expect("a folder is a bucket");
+        let mut gateway = Self::start_on(folder.path(), &[]);
+        gateway.temporary = Some(folder);
+        gateway
+    }
+
+    /// Starts a server over a folder of buckets, with further arguments of its `posix` backend.
+    pub(crate) fn start_on(folder: &Path, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let (child, port) = loop {
             let port = free_port();
             // Another process may have taken the port meanwhile.
-            if let Some(child) = spawn(folder.path(), port) {
+            if let Some(child) = spawn(folder, &arguments, port) {
                 break (child, port);
             }
         };
-        Self { child, folder, port }
+        Self { child, folder: folder.into(), temporary: None, arguments, port }
     }
 
     /// Kills the server; what it answered to stays.
@@ -44,7 +55,7 @@ impl Gateway {
 
     /// Starts the server again after [`kill`](Self::kill), at the same port.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.folder.path(), self.port).expect("the port is still free");
+        self.child = spawn(&self.folder, &self.arguments, self.port).expect("the port is still free");
     }
 
     /// Where it listens.
@@ -94,9 +105,10 @@ fn free_port() -> u16 {
 }
 
 /// Starts the server and waits until it takes connections; `None` where it ended instead.
-fn spawn(folder: &Path, port: u16) -> Option<Child> {
+fn spawn(folder: &Path, arguments: &[String], port: u16) -> Option<Child> {
     let mut child = Command::new(program())
         .args(["--port", &format!("127.0.0.1:{port}"), "--quiet", "posix"])
+        .args(arguments)
         .arg(folder)
         .env("ROOT_ACCESS_KEY", ACCESS_KEY)
         .env("ROOT_SECRET_KEY", SECRET_KEY)

@@ -1,0 +1,66 @@
+//! A small file system of its own, which a test can fill to the last block.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A file system on a loop device; unmounted when dropped.
+pub(crate) struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    /// Formats an image of so many bytes as ext4, without blocks that are kept for root, and mounts it.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let disk = Self { folder };
+        let image = disk.folder.path().join("image");
+        File::create(&image).and_then(|file| file.set_len(bytes)).expect("a file can be made");
+        fs::create_dir(disk.path()).expect("a folder can be made");
+        run("mkfs.ext4", &["-q", "-m", "0", "-b", "4096", text(&image)]);
+        run("mount", &["-o", "loop", text(&image), text(&disk.path())]);
+        disk
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+
+    /// Takes every block that is left, and says how many bytes that were.
+    pub(crate) fn fill(&self) -> u64 {
+        let path = self.path().join("ballast");
+        let mut ballast = File::options().create(true).append(true).open(path).expect("an inode is left");
+        let mut taken = 0;
+        loop {
+            match ballast.write_all(&[1; 4096]).and_then(|()| ballast.sync_data()) {
+                Ok(()) => taken += 4096,
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break taken,
+                Err(error) => panic!("filling the disk: {error}"),
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.path()).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            // Whatever still has a file open here is about to end.
+            let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("test paths are UTF-8")
+}
+
+fn run(tool: &str, arguments: &[&str]) {
+    let output = Command::new(tool).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{tool}: {error}: `apt-get install -y e2fsprogs mount`"));
+    assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

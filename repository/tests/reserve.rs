@@ -1,0 +1,64 @@
+//! A store without room: what is in it stays, deletion works, and so it comes by room again.
+
+mod disk;
+mod gateway;
+mod image;
+
+use disk::Disk;
+use gateway::Gateway;
+use image::{Image, Seeded, id, init, offload};
+use varve_repository::{Deletion, ErrorKind, Repository, SnapshotState, offload::Against, store::Store};
+
+/// Bytes of the disk, which snapshots of a megabyte each soon fill.
+const DISK: u64 = 24 << 20;
+
+/// Blocks of each image.
+const BLOCKS: u64 = 256;
+
+fn image(number: u64) -> Image {
+    let mut image = Image::new(BLOCKS);
+    image.write_noise(0, BLOCKS, &Seeded::new(100 + number));
+    image
+}
+
+/// Fills a repository on a disk until it takes no more, deletes from it, and goes on.
+async fn fills_up_and_recovers(disk: &Disk, repository: &Repository) {
+    let mut roots = Vec::new();
+    let (refused, error) = loop {
+        let number = roots.len() as u64;
+        match offload(repository, &format!("snapshot-{number}"), &image(number).cut(), Against::Nothing).await {
+            Ok(root) => roots.push(root),
+            Err(error) => break (number, error),
+        }
+        assert!(roots.len() < 100, "the disk does not fill");
+    };
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert!(roots.len() > 5, "{}", roots.len());
+    let unstored = repository.snapshot_id(&format!("snapshot-{refused}"), 0);
+    assert_eq!(repository.snapshot(unstored).await.unwrap(), SnapshotState::Absent, "nothing is committed by half");
+    disk.fill();
+
+    // Replacing a root takes room before it frees any; cancelling takes room and frees none.
+    let deleted = repository.delete_snapshot(id(&roots[0]), "deleted").await.unwrap();
+    assert!(matches!(&deleted, Deletion::Deleted(root) if **root == roots[0]), "{deleted:?}");
+    assert!(disk.fill() > 0, "the reserve was spent, and what the tombstone did not need is free");
+    assert_eq!(repository.delete_snapshot(unstored, "cancelled").await.unwrap_err().kind(), ErrorKind::Full);
+    assert!(!repository.restore_reserve().await.unwrap(), "there is no room for it");
+}
+
+#[tokio::test]
+async fn invariant_2_a_full_folder_lets_snapshots_be_deleted() {
+    let disk = Disk::new(DISK);
+    let store = Store::open(&format!("file://{}/repository", disk.path().display()), &[]).unwrap();
+    let repository = init(store).await;
+    fills_up_and_recovers(&disk, &repository).await;
+}
+
+#[tokio::test]
+async fn invariant_2_a_full_bucket_lets_snapshots_be_deleted() {
+    let disk = Disk::new(DISK);
+    std::fs::create_dir(disk.path().join("backups")).unwrap();
+    let gateway = Gateway::start_on(&disk.path(), &[]);
+    let repository = init(Store::open(&gateway.url("prefix"), &gateway.options()).unwrap()).await;
+    fills_up_and_recovers(&disk, &repository).await;
+}
