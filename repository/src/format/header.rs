@@ -40,11 +40,24 @@ pub(crate) enum Kind {
     Pack = 6,
     /// `runs/<run>`.
     Run = 7,
+    /// `relocated/<pack>`.
+    Relocation = 8,
+    /// `repacking`.
+    Repacking = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Repository, Self::Volume, Self::Intent, Self::Root, Self::Tombstone, Self::Pack, Self::Run];
+    const ALL: [Self; 9] = [
+        Self::Repository,
+        Self::Volume,
+        Self::Intent,
+        Self::Root,
+        Self::Tombstone,
+        Self::Pack,
+        Self::Run,
+        Self::Relocation,
+        Self::Repacking,
+    ];
 
     /// The byte that stands for it.
     pub(crate) const fn code(self) -> u8 {
@@ -60,6 +73,8 @@ impl Kind {
             Self::Tombstone => "a tombstone",
             Self::Pack => "a pack",
             Self::Run => "a run",
+            Self::Relocation => "a relocation",
+            Self::Repacking => "a repacker's record",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{Statistics, plan::Read};
 use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockTarget, Blocks},
-    pack::Opener,
+    pack::{self, Chunks},
     progress::Progress,
     work::Worker,
 };
@@ -32,35 +32,26 @@ impl Fetcher {
     /// # Errors
     /// `Corrupt` naming the pack, `Interrupted`, and those of the store and the target.
     pub(super) async fn fetch(self: Arc<Self>, read: Read) -> Result<Statistics> {
-        let (Some(first), Some(last)) = (read.chunks.first(), read.chunks.last()) else {
-            return Ok(Statistics::default());
-        };
-        let range = first.entry.offset.into()..last.entry.end().into();
-        let key = read.pack.key();
-        let get = self.stop.run_until_cancelled(self.repository.store().get_range(&key, range));
-        let bytes = get.await.unwrap_or(Err(Error::Interrupted))?;
-        self.progress.add_moved(bytes.len() as u64);
+        let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
+        let chunks = self.stop.run_until_cancelled(pack::read_chunks(&self.repository, &read.pack, &wanted));
+        let chunks = chunks.await.unwrap_or(Err(Error::Interrupted))?;
+        self.progress.add_moved(chunks.read_bytes());
         let written = self.worker.start({
             let fetcher = Arc::clone(&self);
-            move || fetcher.write(&read, &bytes)
+            move || fetcher.write(&read, &chunks)
         });
         written.await?
     }
 
     /// Verifies every chunk and writes what is wanted of it; blocking.
-    fn write(&self, read: &Read, fetched: &[u8]) -> Result<Statistics> {
-        let key = self.repository.data_key();
-        let opener = Opener::new(key, read.pack);
-        let mut statistics = Statistics { written_bytes: 0, fetched_bytes: fetched.len() as u64 };
+    fn write(&self, read: &Read, fetched: &Chunks) -> Result<Statistics> {
+        let mut statistics = Statistics { written_bytes: 0, fetched_bytes: fetched.read_bytes() };
         let mut pending = Pending { fetcher: self, first: Blocks::ZERO, bytes: Vec::new() };
-        let start = read.chunks.first().map_or(0, |chunk| chunk.entry.offset);
-        for chunk in &read.chunks {
+        for (chunk, (_, plain)) in read.chunks.iter().zip(fetched.open(self.repository.data_key())) {
             if self.stop.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            let sealed = slice(fetched, chunk.entry.offset - start, chunk.entry.stored);
-            let sealed = sealed.ok_or_else(|| read.pack.damaged("it was not read whole"))?;
-            let plain = opener.open(key, chunk.ordinal, &chunk.entry, sealed)?;
+            let plain = plain?;
             for piece in &chunk.pieces {
                 let (skipped, length) = (Blocks(piece.skip.into()).bytes(), piece.range.count.bytes());
                 let piece_bytes = usize::try_from(skipped).ok().zip(usize::try_from(length).ok());
@@ -73,10 +64,6 @@ impl Fetcher {
         pending.flush()?;
         Ok(statistics)
     }
-}
-
-fn slice(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
-    bytes.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(length).ok()?)
 }
 
 /// Blocks that are verified and not yet written.

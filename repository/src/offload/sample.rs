@@ -12,7 +12,7 @@ use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockRange, BlockSource, Blocks, ChangeSource},
     id::VolumeId,
-    pack::{Opener, PackReference, read_table},
+    pack::{PackReference, read_chunks, read_table},
     record::snapshot::Root,
     run::{ChunkPlace, Place, View},
     work::Worker,
@@ -103,9 +103,9 @@ impl Sample {
         let table = read_table(&self.repository, &pack).await?;
         let entry = usize::try_from(place.ordinal).ok().and_then(|ordinal| table.entries.get(ordinal));
         let entry = entry.ok_or_else(|| pack.damaged("an extent speaks of a chunk that it does not hold"))?;
-        let sealed = self.repository.store().get_range(&pack.key(), entry.offset.into()..entry.end().into()).await?;
-        let key = self.repository.data_key();
-        let plain = Opener::new(key, pack).open(key, place.ordinal, entry, &sealed)?;
+        let chunks = read_chunks(&self.repository, &pack, &[(place.ordinal, *entry)]).await?;
+        let opened = chunks.open(self.repository.data_key()).next();
+        let plain = opened.ok_or_else(|| pack.damaged("it was not read whole"))?.1?;
         let block = plain.chunks_exact(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX)).nth(place.skip.into());
         block.map(<[u8]>::to_vec).ok_or_else(|| pack.damaged("an extent goes past the end of its chunk"))
     }

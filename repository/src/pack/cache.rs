@@ -44,7 +44,8 @@ impl TableCache {
         Ok(table)
     }
 
-    fn find(&self, reference: &PackReference) -> Option<Arc<Table>> {
+    /// Returns a table that was kept.
+    pub(super) fn find(&self, reference: &PackReference) -> Option<Arc<Table>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.clock += 1;
         let clock = state.clock;
@@ -53,7 +54,8 @@ impl TableCache {
         Some(Arc::clone(&kept.table))
     }
 
-    fn keep(&self, reference: PackReference, table: Arc<Table>) {
+    /// Keeps a table that was verified.
+    pub(super) fn keep(&self, reference: PackReference, table: Arc<Table>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         state.clock += 1;

@@ -19,12 +19,14 @@
 mod cache;
 mod chunk;
 mod reader;
+mod relocated;
 mod table;
 mod writer;
 
 pub(crate) use cache::TableCache;
 pub(crate) use chunk::{Compressor, Encoded};
-pub(crate) use reader::{Opener, read_table};
+pub(crate) use reader::Opener;
+pub(crate) use relocated::{Chunks, Relocations, find_relocation, read_chunks, read_table};
 pub(crate) use table::{Table, TableEntry};
 pub(crate) use writer::Writer;
 

@@ -2,21 +2,12 @@
 
 use super::{PackReference, Table, TableEntry, chunk};
 use crate::{
-    Repository, Result,
+    Result,
     crypto::{DataKey, PackCipher},
 };
 
-/// Reads and verifies the table of a pack.
-///
-/// # Errors
-/// `Corrupt` where the table is missing or is not what the reference says, or the store's.
-pub(crate) async fn read_table(repository: &Repository, reference: &PackReference) -> Result<Table> {
-    let sealed = repository.store().get_range(&reference.key(), reference.table_range()).await?;
-    open_table(repository.data_key(), reference, &sealed)
-}
-
 /// Verifies and opens the sealed table of a pack.
-fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
+pub(super) fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
     if *blake3::hash(sealed).as_bytes() != reference.table_hash {
         return Err(reference.damaged("its table is not the one that was written: the hash differs"));
     }

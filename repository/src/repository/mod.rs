@@ -14,6 +14,8 @@
 mod intents;
 pub(crate) mod names;
 mod opening;
+mod relocations;
+mod repacking;
 mod reserve;
 mod root_cache;
 mod snapshots;
@@ -32,6 +34,7 @@ use crate::{
     Result,
     crypto::DataKey,
     format::{envelope, header::Kind},
+    pack,
     record::snapshot::{Root, Tombstone},
     seam::Seams,
     store::Store,
@@ -52,6 +55,7 @@ struct Inner {
     data_key: DataKey,
     seams: Seams,
     roots: root_cache::RootCache,
+    relocations: pack::Relocations,
 }
 
 impl fmt::Debug for Inner {
@@ -116,6 +120,11 @@ impl Repository {
     #[must_use]
     pub fn seams(&self) -> &Seams {
         &self.inner.seams
+    }
+
+    /// Repacked packs that were met.
+    pub(crate) fn relocations(&self) -> &pack::Relocations {
+        &self.inner.relocations
     }
 
     /// The key that everything in it is sealed with.

@@ -1,13 +1,16 @@
 //! From names to ids, and from ids to keys in the bucket.
 
 use super::Repository;
-use crate::id::{GroupId, SnapshotId, VolumeId};
+use crate::id::{GroupId, PackId, SnapshotId, VolumeId};
 
 /// The key of the `repository` object.
 pub(super) const REPOSITORY: &str = "repository";
 
 /// The key of the padding that is deleted where a tombstone finds no room.
 pub(super) const RESERVE: &str = "reserve";
+
+/// The key of the record of who repacks.
+pub(crate) const REPACKING: &str = "repacking";
 
 /// The folder of volume records.
 pub(crate) const VOLUMES: &str = "volumes/";
@@ -24,12 +27,19 @@ pub(crate) const PACKS: &str = "packs/";
 /// The folder of runs.
 pub(crate) const RUNS: &str = "runs/";
 
+/// The folder of what says where the chunks of repacked packs are.
+pub(crate) const RELOCATED: &str = "relocated/";
+
 pub(super) fn volume_key(id: VolumeId) -> String {
     format!("{VOLUMES}{id}")
 }
 
 pub(crate) fn intent_key(snapshot: SnapshotId) -> String {
     format!("{UPLOADS}{snapshot}")
+}
+
+pub(crate) fn relocation_key(pack: PackId) -> String {
+    format!("{RELOCATED}{pack}")
 }
 
 pub(crate) fn snapshot_key(id: SnapshotId) -> String {

@@ -12,6 +12,7 @@ use crate::{
         envelope,
         header::{FORMAT_VERSION, Kind},
     },
+    pack::Relocations,
     record::repository::RepositoryRecord,
     seam::Seams,
     store::{Created, Store},
@@ -96,7 +97,8 @@ impl Repository {
     }
 
     fn assemble(store: Store, uuid: Uuid, data_key: DataKey, seams: Seams) -> Self {
-        Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots: RootCache::default() }) }
+        let (roots, relocations) = (RootCache::default(), Relocations::default());
+        Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots, relocations }) }
     }
 }
 

@@ -24,6 +24,7 @@ mod failure;
 mod folder;
 mod location;
 mod probe;
+mod requests;
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -33,6 +34,7 @@ use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
 
 pub(crate) use conditional::Created;
 pub use failure::Cause;
+pub use requests::Requests;
 
 use crate::{
     Error, Result,
@@ -43,6 +45,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    counters: requests::Counters,
     url: String,
     /// The folder that a repository would lie in, where the store is one.
     folder: Option<Arc<folder::Folder>>,
@@ -81,7 +84,9 @@ impl Store {
     /// Takes a store as it is; for tests that bring their own.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
-        Self { inner, url: url.into(), folder: None, entropy: Arc::new(System) }
+        let counters = requests::Counters::default();
+        let inner = Arc::new(requests::Counted::new(inner, counters.clone()));
+        Self { inner, counters, url: url.into(), folder: None, entropy: Arc::new(System) }
     }
 
     /// Takes randomness from elsewhere than the machine; for tests.
@@ -94,6 +99,12 @@ impl Store {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How often the store was asked for what since it was opened, by all clones together.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.counters.read()
     }
 
     /// Makes the place that a new repository will lie in, where that is the store user's to make: a local folder.
@@ -132,22 +143,31 @@ impl Store {
     /// # Errors
     /// `Corrupt` where the object is missing or ends before the range does.
     pub(crate) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let missing = || Error::Corrupt { object: key.into(), reason: "it is missing".into() };
+        self.find_range(key, range).await?.ok_or_else(missing)
+    }
+
+    /// Reads a part of an object; `None` where the object is missing. An empty part is there in any case.
+    ///
+    /// # Errors
+    /// `Corrupt` where the object ends before the range does.
+    pub(crate) async fn find_range(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>> {
         let corrupt = |reason: String| Error::Corrupt { object: key.into(), reason };
         let wanted = range.end.saturating_sub(range.start);
         if wanted == 0 {
-            return Ok(Bytes::new());
+            return Ok(Some(Bytes::new()));
         }
         match self.inner.get_range(&Path::from(key), range.clone()).await {
-            Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => Ok(bytes),
+            Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => Ok(Some(bytes)),
             Ok(bytes) => Err(corrupt(format!("bytes {range:?} are wanted, and only {} are there", bytes.len()))),
-            Err(error) if failure::is_missing(&error) => Err(corrupt("it is missing".into())),
+            Err(error) if failure::is_missing(&error) => Ok(None),
             // How a range past the end is refused differs by store; the size tells.
             Err(error) => match self.head(key).await? {
                 Some(entry) if entry.size < range.end => {
                     Err(corrupt(format!("bytes {range:?} are wanted, and it has {} bytes", entry.size)))
                 }
                 Some(_) => Err(self.failed("reading", key, error)),
-                None => Err(corrupt("it is missing".into())),
+                None => Ok(None),
             },
         }
     }
