@@ -140,7 +140,10 @@ of_upload!(RunId);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fuzz;
 
     #[test]
     fn text_and_bytes_round_trip() {
@@ -162,5 +165,32 @@ mod tests {
     fn packs_name_their_upload() {
         let upload = UploadId::from_bytes([7; 8]);
         assert_eq!(PackId::of(upload, [9; 8]).upload(), upload);
+    }
+
+    /// Reads any text as an id, of which it must then be the text.
+    fn read<I: FromStr + fmt::Display + Serialize + for<'de> Deserialize<'de> + PartialEq + fmt::Debug>(text: &str) {
+        if let Ok(id) = fuzz::bounded(1024, || text.parse::<I>().ok()).ok_or(()) {
+            assert_eq!(id.to_string(), text);
+            let json = serde_json::to_string(&id).unwrap();
+            assert_eq!(serde_json::from_str::<I>(&json).unwrap(), id);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(arbitrary in ".{0,300}", digits in "(vol-|snap-|group-)?[0-9a-fA-F]{16,64}", damages in fuzz::damages()) {
+            let damaged = fuzz::damaged(VolumeId::from_bytes([0xab; 16]).to_string().as_bytes(), &damages);
+            for text in [arbitrary, digits, String::from_utf8_lossy(&damaged).into_owned()] {
+                read::<VolumeId>(&text);
+                read::<SnapshotId>(&text);
+                read::<GroupId>(&text);
+                read::<UploadId>(&text);
+                read::<PackId>(&text);
+                read::<RunId>(&text);
+                read::<ChunkId>(&text);
+            }
+        }
     }
 }

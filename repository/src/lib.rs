@@ -28,6 +28,8 @@ pub mod check;
 pub mod crypto;
 pub mod error;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 pub mod hydrate;
 pub mod id;
 pub mod mutation;

@@ -174,4 +174,6 @@ fn corrupt(object: &str, reason: &str) -> Error {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -133,7 +133,10 @@ pub(crate) fn expect(bytes: &[u8], kind: Kind, object: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fuzz;
 
     #[test]
     fn every_kind_round_trips() {
@@ -162,5 +165,18 @@ mod tests {
         }
         let error = expect(b"VARVE\x06\x01\x00", Kind::Run, "runs/x").unwrap_err();
         assert_eq!(error.to_string(), "runs/x is damaged: it is a pack where a run belongs");
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(bytes in prop::collection::vec(any::<u8>(), 0..12), damages in fuzz::damages()) {
+            for bytes in [bytes, fuzz::damaged(&write(Kind::Run), &damages)] {
+                if let Ok(kind) = fuzz::bounded(1024, || read(&bytes, "x")) {
+                    prop_assert_eq!(&write(kind)[..], &bytes[..HEADER_LEN]);
+                }
+            }
+        }
     }
 }

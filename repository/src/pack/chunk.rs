@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     block::{BLOCK_SIZE, CHUNK_BLOCKS},
-    run::wire::Malformed,
+    run::wire::{Malformed, decompress},
 };
 
 /// How a chunk is compressed.
@@ -97,14 +97,51 @@ pub(super) fn decode(codec: Codec, bytes: Vec<u8>, blocks: u8) -> Result<Vec<u8>
     let length = usize::try_from(u64::from(blocks) * BLOCK_SIZE).map_err(|_| Malformed("a chunk is too large"))?;
     let plain = match codec {
         Codec::Raw => bytes,
-        Codec::Zstd => zstd::bulk::decompress(&bytes, length).map_err(|_| Malformed("a chunk does not decompress"))?,
+        Codec::Zstd => decompress(&bytes, length)?,
     };
     if plain.len() == length { Ok(plain) } else { Err(Malformed("a chunk is not as long as the table says")) }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fuzz;
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(
+            blocks in 1..=32_u8,
+            fill in prop::collection::vec(any::<u8>(), 1..5000),
+            raw: bool,
+            damages in fuzz::damages(),
+            noise in prop::collection::vec(any::<u8>(), 0..5000),
+        ) {
+            let length = usize::from(blocks) * 4096;
+            let plain: Vec<u8> = fill.iter().copied().cycle().take(length).collect();
+            let Encoded { codec, bytes } = Compressor::new(raw.then_some(0)).encode(plain.clone());
+            for damaged in [fuzz::damaged(&bytes, &damages), noise] {
+                let unhurt = damaged == bytes;
+                // The longest chunk, whatever the input: what the table says bounds it.
+                let decoded = fuzz::bounded(length + 1024, || decode(codec, damaged, blocks));
+                match decoded {
+                    Ok(decoded) if unhurt => prop_assert_eq!(&decoded, &plain),
+                    Ok(decoded) => prop_assert_eq!(decoded.len(), length),
+                    Err(_) => prop_assert!(!unhurt),
+                }
+            }
+        }
+
+        #[test]
+        fn codecs_are_few(byte: u8) {
+            if let Ok(codec) = Codec::try_from(byte) {
+                prop_assert_eq!(u8::from(codec), byte);
+            }
+        }
+    }
 
     #[test]
     fn compressible_chunks_shrink_and_others_stay_as_they_are() {

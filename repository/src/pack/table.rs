@@ -10,6 +10,8 @@
 //!
 //! Chunks lie back to back from the end of the header, so that lengths give the offsets.
 
+use std::ops::RangeInclusive;
+
 use super::{MAX_CHUNKS, chunk::Codec};
 use crate::{
     block::{BLOCK_SIZE, CHUNK_BLOCKS},
@@ -28,6 +30,10 @@ pub(super) const MAX_SEALED_LEN: usize = 4 + MAX_CHUNKS * ENTRY_LEN + TAG_LEN;
 /// Length of the longest chunk as stored, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "128 KiB fit 32 bits")]
 const MAX_STORED_LEN: u32 = (CHUNK_BLOCKS * BLOCK_SIZE) as u32 + TAG_LEN as u32;
+
+/// Lengths that a chunk may have as stored, in bytes: it is more than a tag.
+#[expect(clippy::cast_possible_truncation, reason = "a tag has 16 bytes")]
+const STORED_LEN: RangeInclusive<u32> = TAG_LEN as u32 + 1..=MAX_STORED_LEN;
 
 /// One chunk of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +96,8 @@ impl Table {
                 blocks: cursor.u8()?,
                 codec: cursor.u8()?.try_into()?,
             };
-            if !(1..=CHUNK_BLOCKS).contains(&u64::from(entry.blocks)) || entry.stored > MAX_STORED_LEN {
-                return Err(Malformed("a chunk is larger than any may be"));
+            if !(1..=CHUNK_BLOCKS).contains(&u64::from(entry.blocks)) || !STORED_LEN.contains(&entry.stored) {
+                return Err(Malformed("a chunk is smaller or larger than any may be"));
             }
             // Cannot overflow: at most MAX_CHUNKS of at most MAX_STORED_LEN bytes.
             offset += entry.stored;
@@ -110,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{fuzz, id::PackId, pack::PackReference};
 
     fn table() -> impl Strategy<Value = Table> {
         let entry = (any::<[u8; 32]>(), 17..=MAX_STORED_LEN, 1..=32_u8, any::<bool>());
@@ -123,6 +130,43 @@ mod tests {
             });
             Table { entries: entries.collect() }
         })
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(table in table(), damages in fuzz::damages(), noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let end = table.entries.last().map_or(8, TableEntry::end);
+            for bytes in [fuzz::damaged(&table.encode(), &damages), noise] {
+                let decoded = fuzz::bounded(4 * bytes.len() + 1024, || Table::decode(&bytes, end));
+                let Ok(decoded) = decoded else { continue };
+                prop_assert_eq!(decoded.encode(), bytes);
+                prop_assert!(decoded.entries.iter().all(|entry| entry.end() <= end));
+            }
+        }
+
+        #[test]
+        fn fuzzed_references(bytes: [u8; 56], damages in fuzz::damages()) {
+            let valid = PackReference {
+                id: PackId::from_bytes([1; 16]),
+                object_bytes: 100,
+                table_offset: 50,
+                table_hash: bytes[..32].try_into().unwrap(),
+            };
+            let mut encoded = Vec::new();
+            valid.encode(&mut encoded);
+            for bytes in [bytes.to_vec(), fuzz::damaged(&encoded, &damages)] {
+                let mut cursor = Cursor::new(&bytes);
+                let decoded = fuzz::bounded(0, || PackReference::decode(&mut cursor));
+                let Ok(decoded) = decoded else { continue };
+                let mut again = Vec::new();
+                decoded.encode(&mut again);
+                prop_assert_eq!(&again[..], &bytes[..PackReference::LEN]);
+                let table = decoded.table_range();
+                prop_assert!(table.start < table.end && table.end - table.start <= MAX_SEALED_LEN as u64);
+            }
+        }
     }
 
     proptest! {

@@ -18,13 +18,14 @@
 //! that the run refers to, and 14 bytes for a thousand extents.
 
 use super::{
-    PAGE_EXTENTS,
+    MAX_BLOCKS, PAGE_EXTENTS,
     wire::{Cursor, Malformed},
 };
 use crate::{
     block::{BlockRange, Blocks},
     crypto::TAG_LEN,
     format::HEADER_LEN,
+    id::PackId,
     pack::PackReference,
 };
 
@@ -75,7 +76,7 @@ impl Index {
     }
 
     /// Returns the encoded form, not sealed yet.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::encoded_len(self.packs.len(), self.pages.len()) + TAG_LEN);
         for count in [self.packs.len(), self.pages.len()] {
             let count = u32::try_from(count).expect("a run is ended before its index is too long");
@@ -103,7 +104,12 @@ impl Index {
         if bytes.len() != Self::encoded_len(packs, pages) {
             return Err(Malformed("its length does not fit the number of packs and pages"));
         }
-        let packs = (0..packs).map(|_| PackReference::decode(&mut cursor)).collect::<Result<_, _>>()?;
+        let packs = (0..packs).map(|_| PackReference::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+        let mut ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Malformed("it refers to a pack twice"));
+        }
         let mut index = Self { packs, pages: Vec::with_capacity(pages) };
         let mut offset = HEADER_LEN as u64;
         let mut end = 0;
@@ -126,9 +132,11 @@ impl Index {
         let (first, end) = (cursor.u64()?, cursor.u64()?);
         let (stored, extents) = (cursor.u32()?, cursor.u32()?);
         let count = end.checked_sub(first).filter(|count| *count > 0).ok_or(Malformed("a page covers nothing"))?;
-        let fits = |value: u32, limit: usize| usize::try_from(value).is_ok_and(|value| value <= limit);
-        if !fits(extents, PAGE_EXTENTS) || !fits(stored, MAX_PAGE_LEN) {
-            return Err(Malformed("a page is larger than any may be"));
+        let fits = |value: u32, least: usize, most: usize| {
+            usize::try_from(value).is_ok_and(|value| (least..=most).contains(&value))
+        };
+        if !fits(extents, 1, PAGE_EXTENTS) || !fits(stored, TAG_LEN + 1, MAX_PAGE_LEN) || end > MAX_BLOCKS {
+            return Err(Malformed("a page is smaller or larger than any may be"));
         }
         Ok(PageEntry { range: BlockRange::new(first, count), offset, stored, extents, hash: cursor.array()? })
     }
@@ -144,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::PackId;
+    use crate::fuzz;
 
     fn index() -> impl Strategy<Value = Index> {
         let pack = (any::<[u8; 16]>(), 0..1_u32 << 30, 1..1000_u32, any::<[u8; 32]>());
@@ -168,6 +176,24 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(index in index(), damages in fuzz::damages(), noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let end = index.pages.last().map_or(HEADER_LEN as u64, PageEntry::end);
+            for bytes in [fuzz::damaged(&index.encode(), &damages), noise] {
+                // Every offset of the index would be believed, so the right one is tried as well.
+                let claimed = bytes.len() as u64;
+                for end in [end, claimed] {
+                    let Ok(decoded) = fuzz::bounded(8 * bytes.len() + 1024, || Index::decode(&bytes, end)) else { continue };
+                    prop_assert_eq!(decoded.encode(), bytes.clone());
+                    prop_assert!(decoded.pages.is_sorted_by(|one, next| one.end() == next.offset));
+                }
+            }
+        }
+    }
+
+    proptest! {
         #[test]
         fn indexes_round_trip(index in index()) {
             let end = index.pages.last().map_or(HEADER_LEN as u64, PageEntry::end);
@@ -178,6 +204,15 @@ mod tests {
         #[test]
         fn no_input_makes_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), offset: u64) {
             let _ = Index::decode(&bytes, offset);
+        }
+
+        #[test]
+        fn a_pack_stands_once(index in index(), twice in any::<prop::sample::Index>()) {
+            prop_assume!(!index.packs.is_empty());
+            let end = index.pages.last().map_or(HEADER_LEN as u64, PageEntry::end);
+            let mut again = index.clone();
+            again.packs.push(PackReference { table_hash: [9; 32], ..*twice.get(&index.packs) });
+            prop_assert_eq!(Index::decode(&again.encode(), end), Err(Malformed("it refers to a pack twice")));
         }
 
         #[test]

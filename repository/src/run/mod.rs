@@ -48,6 +48,9 @@ use crate::{
 /// Most extents in a page.
 pub(crate) const PAGE_EXTENTS: usize = 4096;
 
+/// Most blocks that an image can have, so that its size in bytes fits 64 bits.
+const MAX_BLOCKS: u64 = 1 << 52;
+
 /// Where the blocks of an extent are, as a page says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place<P> {

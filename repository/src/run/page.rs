@@ -13,17 +13,15 @@
 //! Everything counts from zero at the start of a page. Rows of a sequential image are all alike, so that 4096 of them
 //! compress to some tens of bytes.
 
-use super::{ChunkPlace, Extent, Place, wire::put_signed_varint, wire::put_varint, within_chunk};
-use crate::{
-    block::{BlockRange, Blocks},
-    run::wire::{Cursor, Malformed},
+use super::{
+    ChunkPlace, Extent, MAX_BLOCKS, Place,
+    wire::{Cursor, Malformed, decompress, put_signed_varint, put_varint},
+    within_chunk,
 };
+use crate::block::{BlockRange, Blocks};
 
 /// Longest row, in bytes.
 const MAX_ROW_LEN: usize = 10 + 10 + 5 + 5 + 1;
-
-/// Most blocks that an image can have, so that its size in bytes fits 64 bits.
-const MAX_BLOCKS: u64 = 1 << 52;
 
 /// How pages are compressed: they are small, and read more often than written.
 const LEVEL: i32 = 6;
@@ -51,8 +49,7 @@ pub(crate) fn encode(extents: &[Extent<u32>]) -> Vec<u8> {
 
 /// Reads the encoded form of `count` extents that speak of packs below `packs`.
 pub(crate) fn decode(bytes: &[u8], count: usize, packs: usize) -> Result<Vec<Extent<u32>>, Malformed> {
-    let rows = zstd::bulk::decompress(bytes, count.saturating_mul(MAX_ROW_LEN))
-        .map_err(|_| Malformed("its rows do not decompress"))?;
+    let rows = decompress(bytes, count.saturating_mul(MAX_ROW_LEN))?;
     let mut cursor = Cursor::new(&rows);
     // The shortest row has two bytes: no more is allocated than the rows can describe.
     let mut extents = Vec::with_capacity(count.min(rows.len() / 2));
@@ -93,6 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fuzz;
 
     const PACKS: u32 = 1000;
 
@@ -129,6 +127,42 @@ mod tests {
         fn no_rows_make_the_decoder_panic(rows in prop::collection::vec(any::<u8>(), 0..200), count in 0..300_usize) {
             let _ = decode(&rows, count, 2);
             let _ = decode(&zstd::bulk::compress(&rows, 1).unwrap(), count, 2);
+        }
+    }
+
+    /// What decoding a full page takes: its rows, and the extents.
+    const LIMIT: usize = 4096 * (MAX_ROW_LEN + size_of::<Extent<u32>>()) + 1024;
+
+    /// The rows of an encoded page.
+    fn rows(page: &[u8]) -> Vec<u8> {
+        decompress(page, usize::MAX).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        /// Pages, and what they decompress to, damaged; and rows that never were any.
+        #[test]
+        fn fuzzed(
+            extents in extents(),
+            damages in fuzz::damages(),
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+            more in 0..3_usize,
+        ) {
+            let page = encode(&extents);
+            let compressed = |rows: &[u8]| zstd::bulk::compress(rows, 1).unwrap();
+            for bytes in [
+                fuzz::damaged(&page, &damages),
+                compressed(&fuzz::damaged(&rows(&page), &damages)),
+                compressed(&noise),
+                noise,
+            ] {
+                let count = extents.len() + more;
+                let decoded = fuzz::bounded(LIMIT, || decode(&bytes, count, PACKS as usize));
+                let Ok(decoded) = decoded else { continue };
+                prop_assert_eq!(rows(&encode(&decoded)), rows(&bytes));
+                prop_assert!(decoded.is_sorted_by(|one, next| one.range.end() <= next.range.first));
+            }
         }
     }
 

@@ -1,7 +1,9 @@
-//! Reading and writing the fields of tables, pages, indexes and journals: little-endian integers and varints.
+//! Reading and writing the fields of tables, pages, indexes and journals: little-endian integers, varints and frames.
 //!
 //! Every read checks what is left before it takes anything, so no input can make a decoder panic or allocate
 //! more than the input could describe.
+
+use zstd::zstd_safe;
 
 /// Says that bytes do not have the form that they should have; they were written wrongly, not only damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +88,21 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Decompresses what must be one zstd frame that says the size of its content, of at most `limit` bytes.
+///
+/// No more is allocated than the frame says, and nothing before that was compared with the limit.
+pub(crate) fn decompress(frame: &[u8], limit: usize) -> Result<Vec<u8>, Malformed> {
+    let odd = Malformed("it is not one zstd frame that says its size");
+    let length = zstd_safe::get_frame_content_size(frame).ok().flatten().ok_or(odd)?;
+    let length = usize::try_from(length).ok().filter(|length| *length <= limit);
+    let length = length.ok_or(Malformed("it decompresses to more than it may hold"))?;
+    if zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
+        return Err(odd);
+    }
+    let plain = zstd::bulk::decompress(frame, length).map_err(|_| Malformed("it does not decompress"))?;
+    if plain.len() == length { Ok(plain) } else { Err(odd) }
+}
+
 /// Appends an LEB128 varint.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     loop {
@@ -109,6 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fuzz;
 
     proptest! {
         #[test]
@@ -131,5 +149,46 @@ mod tests {
                 prop_assert_eq!(&bytes[..bytes.len() - cursor.left()], &again[..]);
             }
         }
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::config())]
+
+        #[test]
+        fn fuzzed(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut cursor = Cursor::new(&bytes);
+            let mut again = Vec::new();
+            while let Ok(value) = fuzz::bounded(0, || cursor.signed_varint()) {
+                put_signed_varint(&mut again, value);
+            }
+            prop_assert!(bytes.starts_with(&again));
+        }
+
+        #[test]
+        fn fuzzed_frames(plain in prop::collection::vec(0..3_u8, 0..5000), damages in fuzz::damages(), limit in 0..6000_usize) {
+            let frame = zstd::bulk::compress(&plain, 1).unwrap();
+            let bytes = fuzz::damaged(&frame, &damages);
+            match fuzz::bounded(limit + 1024, || decompress(&bytes, limit)) {
+                Ok(found) if bytes == frame => prop_assert_eq!(found, plain),
+                Ok(found) => prop_assert!(found.len() <= limit),
+                Err(_) => prop_assert!(bytes != frame || plain.len() > limit),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_frame_that_says_its_size_is_refused() {
+        let frame = zstd::bulk::compress(&[7; 1000], 1).unwrap();
+        assert_eq!(decompress(&frame, 1000), Ok(vec![7; 1000]));
+        assert!(decompress(&frame, 999).is_err());
+        assert!(decompress(&[&frame[..], &frame].concat(), 2000).is_err(), "two frames");
+        assert!(decompress(&[&frame[..], b"\x50\x2a\x4d\x18\x01\0\0\0x"].concat(), 2000).is_err(), "one to be skipped");
+        let unsaid = zstd::stream::encode_all(&[7; 1000][..], 1).unwrap();
+        assert_eq!(zstd::bulk::decompress(&unsaid, 1000).unwrap(), [7; 1000]);
+        assert!(decompress(&unsaid, 1000).is_err(), "without its size");
+        // A frame of some kilobytes that would be 64 MiB.
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
+        assert!(bomb.len() < 8 << 10);
+        assert!(fuzz::bounded(1024, || decompress(&bomb, 128 << 10)).is_err());
     }
 }

@@ -99,7 +99,7 @@ impl std::fmt::Display for Location {
 }
 
 fn parse(text: &str) -> Result<Location, String> {
-    let Some((scheme, rest)) = text.split_once("://") else {
+    let Some((scheme, rest)) = split_scheme(text) else {
         let shown = without_credentials(text);
         let hint = match shown.split_once(":/") {
             Some(("file", rest)) => format!(", perhaps file:///{rest}"),
@@ -123,7 +123,8 @@ fn parse(text: &str) -> Result<Location, String> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("it ends in a query or fragment: settings are given as options or in the environment".into());
     }
-    if url.port().is_some() {
+    // An empty port counts: what follows it may be the rest of a secret key.
+    if rest.split('/').next().is_some_and(|authority| authority.contains(':')) {
         return Err("it names a port: a bucket has none, and an endpoint is given as an option".into());
     }
     let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
@@ -150,10 +151,17 @@ fn parse_folder(rest: &str) -> Result<Location, String> {
     Ok(Location::Folder(path))
 }
 
+/// Parts a text behind its scheme; what has other than a scheme's characters before `://` is no scheme.
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    is_scheme.then_some((scheme, rest))
+}
+
 /// Removes what may be a credential from a text that is to be shown: everything up to an `@`, and any query.
 fn without_credentials(text: &str) -> String {
     let text = text.split_once('?').map_or(text, |(location, _)| location);
-    match (text.split_once("://"), text.rsplit_once('@')) {
+    match (split_scheme(text), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
         (None, Some((_, rest))) => format!("…@{rest}"),
         (_, None) => text.to_owned(),
@@ -200,5 +208,7 @@ fn connect(scheme: Scheme, bucket: &str, options: &[(String, String)]) -> Result
     })
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;
