@@ -1,0 +1,218 @@
+//! What all machines share, and what must be true of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+use varve_repository::{
+    Repository, SnapshotState,
+    check::Level,
+    crypto::MasterKey,
+    id::SnapshotId,
+    mutation::Mutation,
+    progress::Progress,
+    record::snapshot::Root,
+    seam::{Seams, Work},
+    store::Store,
+};
+
+use crate::{
+    bucket::Bucket,
+    dice::{Dice, Skewed},
+    link::{Link, Still},
+    network::Network,
+    process::Process,
+    trace::Trace,
+    volume::Restored,
+    writer::Task,
+};
+
+/// A snapshot as the model knows it.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// The image at its cut.
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// Somebody was told that it is committed.
+    pub(crate) committed: bool,
+    /// Somebody began to delete it.
+    pub(crate) asked: bool,
+    /// Somebody was told that it is deleted.
+    pub(crate) gone: bool,
+}
+
+/// Every snapshot that was ever cut.
+pub(crate) type Model = BTreeMap<SnapshotId, Known>;
+
+/// A repository, those who use it, and the model that it is compared with.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) dice: Dice,
+    pub(crate) network: Arc<Network>,
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) model: Mutex<Model>,
+    /// Cuts that a second machine tries to write too.
+    pub(crate) rivals: Mutex<Vec<Task>>,
+    /// Writers that have not finished.
+    pub(crate) writers: AtomicUsize,
+    mutation: Option<Mutation>,
+    started: tokio::time::Instant,
+    violation: Mutex<Option<String>>,
+    /// Cancelled at the first violation.
+    pub(crate) failed: CancellationToken,
+    still: Arc<Still>,
+    oracle: tokio::sync::Mutex<Option<Repository>>,
+}
+
+pub(crate) fn master() -> MasterKey {
+    MasterKey::generate(&Dice::new(0, "master key"))
+}
+
+/// A bucket with a new repository in it.
+fn initial() -> Bucket {
+    static INITIAL: OnceLock<Bucket> = OnceLock::new();
+    let initial = INITIAL.get_or_init(|| {
+        let init = async {
+            let trace = Arc::new(Trace::new(false));
+            let network = Network::new(Dice::new(0, "network"), Default::default(), Arc::clone(&trace));
+            let process = Process::new("init".into(), trace, Dice::new(0, "process"), None, 0);
+            let dice = Arc::new(Dice::new(0, "init"));
+            let clock = Arc::new(Skewed { started: tokio::time::Instant::now(), off: 0 });
+            let store = Store::new(Arc::new(Link { network: Arc::clone(&network), process }), "simulated:///");
+            let seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
+            Repository::init(store.with_entropy(dice), &master(), seams).await.unwrap();
+            network.bucket.lock().unwrap().clone()
+        };
+        // In a thread of its own: this one may be within a runtime.
+        std::thread::scope(|scope| scope.spawn(|| crate::runtime().block_on(init)).join().unwrap())
+    });
+    initial.clone()
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, network: Arc<Network>, trace: Arc<Trace>, mutation: Option<Mutation>) -> Arc<Self> {
+        *network.bucket.lock().unwrap() = initial();
+        Arc::new(Self {
+            seed,
+            dice: Dice::new(seed, "world"),
+            network,
+            trace,
+            model: Mutex::default(),
+            rivals: Mutex::default(),
+            writers: AtomicUsize::new(0),
+            mutation,
+            started: tokio::time::Instant::now(),
+            violation: Mutex::default(),
+            failed: CancellationToken::new(),
+            still: Arc::default(),
+            oracle: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Tells whether nothing more is going to be written.
+    pub(crate) fn is_over(&self) -> bool {
+        self.writers.load(Ordering::Relaxed) == 0
+    }
+
+    /// Takes down that something is wrong; the first such thing counts.
+    pub(crate) fn violated(&self, what: String) {
+        self.trace.note("!", format_args!("{what}"));
+        self.violation.lock().unwrap().get_or_insert(what);
+        self.failed.cancel();
+    }
+
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.violation.lock().unwrap().clone()
+    }
+
+    /// Opens the repository as a process.
+    pub(crate) async fn open(&self, process: &Arc<Process>) -> Repository {
+        let dice = Arc::new(Dice::new(self.seed, &process.name));
+        let off = i64::try_from(dice.below(200_000_000_000)).unwrap() - 100_000_000_000;
+        loop {
+            let link = Link { network: Arc::clone(&self.network), process: Arc::clone(process) };
+            let store = Store::new(Arc::new(link), "simulated:///").with_entropy(Arc::clone(&dice) as _);
+            let clock = Arc::new(Skewed { started: self.started, off });
+            let mut seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
+            seams.mutation = self.mutation;
+            match Repository::open(store, &master(), seams).await {
+                Ok(repository) => return repository,
+                Err(error) if error.is_transient() => process.pause(dice.time(100, 10_000)).await,
+                Err(error) => self.violated(format!("{} cannot open the repository: {error}", process.name)),
+            }
+        }
+    }
+
+    /// Returns what the model knows of a snapshot.
+    pub(crate) fn known(&self, id: SnapshotId) -> Known {
+        self.model.lock().unwrap()[&id].clone()
+    }
+
+    /// Changes what the model knows of a snapshot.
+    pub(crate) fn learn(&self, id: SnapshotId, learn: impl FnOnce(&mut Known)) {
+        learn(self.model.lock().unwrap().get_mut(&id).expect("only what was cut is spoken of"));
+    }
+
+    /// Restores a snapshot and compares it with the model: `Ok` where every byte is right.
+    pub(crate) async fn restores(&self, repository: &Repository, root: &Root) -> Result<(), varve_repository::Error> {
+        let target = Arc::new(Restored::new(root.description.capacity_bytes));
+        let to = Arc::clone(&target) as _;
+        repository.hydrate(root, to, Progress::default(), CancellationToken::new()).await?;
+        let id = root.description.id;
+        if target.bytes() != *self.known(id).bytes {
+            self.violated(format!("snapshot {id} restores, and holds something else than was cut"));
+        }
+        Ok(())
+    }
+
+    /// Looks at everything as it is at this moment: every root restores, and what must be there or gone is.
+    pub(crate) async fn verify(&self, when: &str) {
+        let mut oracle = self.oracle.lock().await;
+        *self.still.0.lock().unwrap() = self.network.bucket.lock().unwrap().clone();
+        let model = self.model.lock().unwrap().clone();
+        if oracle.is_none() {
+            let dice = Arc::new(Dice::new(self.seed, "oracle"));
+            let clock = Arc::new(Skewed { started: self.started, off: 0 });
+            let seams = Seams::new(clock, dice, Work::Inline);
+            let store = Store::new(Arc::clone(&self.still) as _, "still:///");
+            *oracle = Some(Repository::open(store, &master(), seams).await.expect("it was opened before"));
+        }
+        let repository = oracle.as_ref().expect("it was opened just now");
+        let roots = match repository.snapshots().await {
+            Ok(roots) => roots,
+            Err(error) => return self.violated(format!("{when}: the roots cannot be read: {error}")),
+        };
+        for root in &roots {
+            let id = root.description.id;
+            if model.get(&id).is_none_or(|known| known.gone) {
+                self.violated(format!("{when}: snapshot {id} was deleted, and stands"));
+            }
+            if let Err(error) = self.restores(repository, root).await {
+                self.violated(format!("{when}: snapshot {id} does not restore: {error}"));
+            }
+        }
+        for (id, known) in &model {
+            let stands = roots.iter().any(|root| root.description.id == *id);
+            if known.committed && !known.asked && !stands {
+                self.violated(format!("{when}: snapshot {id} was committed, and is not there"));
+            }
+            if known.gone && !matches!(repository.snapshot(*id).await, Ok(SnapshotState::Gone(_))) {
+                self.violated(format!("{when}: snapshot {id} was deleted, and has no tombstone"));
+            }
+        }
+        self.trace.note("oracle", format_args!("{when}: {} roots are as they should be", roots.len()));
+    }
+
+    /// Checks a repository that nobody uses.
+    pub(crate) async fn check(&self, repository: &Repository, when: &str) {
+        match repository.check(Level::Content, Progress::default(), CancellationToken::new()).await {
+            Ok(report) if report.damages.is_empty() => {}
+            Ok(report) => self.violated(format!("{when}: a check finds damage: {:?}", report.damages)),
+            Err(error) => self.violated(format!("{when}: a check fails: {error}")),
+        }
+    }
+}
