@@ -14,6 +14,7 @@ use crate::{
     Error, ErrorKind, Result,
     format::header::{self, Kind},
     id::{SnapshotId, UploadId},
+    mutation::Mutation,
     record::snapshot::{Root, Tombstone},
     store::{Created, Entry},
 };
@@ -139,6 +140,12 @@ impl Repository {
                 }
                 Err(error) => return Err(error),
             };
+            if self.seams().broken(Mutation::TombstoneLast)
+                && let Deletion::Deleted(root) = &deletion
+            {
+                let runs = root.runs.iter().map(|run| crate::run::key(run.id)).collect();
+                self.store().delete_many(runs).await?;
+            }
             match self.store().replace(&key, bytes.clone(), &version, is_mine).await {
                 Ok(_) => return Ok(deletion),
                 Err(Error::Conflict { .. }) => {}

@@ -51,6 +51,9 @@ pub struct Store {
     folder: Option<Arc<folder::Folder>>,
     /// What parts rivals in time.
     entropy: Arc<dyn Entropy>,
+    /// Whether "already exists" is taken for a verdict, to show that tests would find it.
+    #[cfg(feature = "mutation")]
+    credulous: bool,
 }
 
 /// An object as a listing shows it.
@@ -86,13 +89,28 @@ impl Store {
     pub fn new(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
         let counters = requests::Counters::default();
         let inner = Arc::new(requests::Counted::new(inner, counters.clone()));
-        Self { inner, counters, url: url.into(), folder: None, entropy: Arc::new(System) }
+        Self {
+            inner,
+            counters,
+            url: url.into(),
+            folder: None,
+            entropy: Arc::new(System),
+            #[cfg(feature = "mutation")]
+            credulous: false,
+        }
     }
 
     /// Takes randomness from elsewhere than the machine; for tests.
     #[must_use]
     pub fn with_entropy(self, entropy: Arc<dyn Entropy>) -> Self {
         Self { entropy, ..self }
+    }
+
+    /// Breaks the protocol as [`Mutation::TrustsAlreadyExists`](crate::mutation::Mutation) says; for tests.
+    #[cfg(feature = "mutation")]
+    #[must_use]
+    pub fn credulous(self) -> Self {
+        Self { credulous: true, ..self }
     }
 
     /// The location, fit for messages: it holds no credentials.
