@@ -13,6 +13,7 @@ use object_store::{
     client::{HttpError, HttpErrorKind},
 };
 
+use super::{code, credentials::Unusable};
 use crate::ErrorKind;
 
 /// How the client begins its message for a response that is no success; the status follows in digits.
@@ -20,6 +21,9 @@ const STATUS_PREFIX: &str = "Server returned non-2xx status code: ";
 
 /// How the client begins its message for a success whose body says otherwise.
 const RESPONSE_PREFIX: &str = "Server returned error response: ";
+
+/// How the client begins its message for a redirection to nowhere: S3's answer in the wrong region.
+const REDIRECTED: &str = "Received redirect without LOCATION";
 
 /// Longest text taken from a store, in bytes.
 const LONGEST_TEXT: usize = 300;
@@ -38,7 +42,10 @@ impl Cause {
 
     /// Takes what may be shown of a store's error.
     pub(super) fn of(error: &StoreError) -> Self {
-        let answered = causes(error).find_map(|cause| answer(&cause.to_string()));
+        let answered = causes(error).find_map(|cause| match cause.downcast_ref::<Unusable>() {
+            Some(unusable) => Some(unusable.to_string()),
+            None => answer(&cause.to_string()),
+        });
         // Without an answer, the end of the chain says it best: `Connection refused`, `No space left on device`.
         let text = answered.or_else(|| causes(error).last().map(ToString::to_string)).unwrap_or_default();
         let mut end = text.len().min(LONGEST_TEXT);
@@ -49,18 +56,22 @@ impl Cause {
     }
 }
 
-/// Takes the status and the code out of the client's message for an answer that is no success.
+/// Takes the status and the code out of the client's message for an answer that is no success, and says what they mean.
 fn answer(text: &str) -> Option<String> {
-    let (status, body) = match text.split_once(STATUS_PREFIX) {
-        Some((_, answer)) => answer.split_once(": ").unwrap_or((answer, "")),
-        None => ("an error", text.split_once(RESPONSE_PREFIX)?.1),
+    let code = code::find(text);
+    let status = match (text.split_once(STATUS_PREFIX), text.split_once(RESPONSE_PREFIX)) {
+        (Some((_, answer)), _) => answer.split_once(": ").map_or(answer, |(status, _)| status),
+        (None, Some(_)) => "an error",
+        (None, None) => code.map(|_| "an error")?,
     };
-    let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-    let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    Some(match code {
-        Some(code) => format!("the store answered {status} ({code})"),
-        None => format!("the store answered {status}"),
-    })
+    let mut answer = format!("the store answered {status}");
+    if let Some(code) = code {
+        answer = format!("{answer} ({code})");
+        if let Some(meaning) = code::meaning(code).filter(|meaning| !meaning.advice.is_empty()) {
+            answer = format!("{answer}: {}", meaning.advice);
+        }
+    }
+    Some(answer)
 }
 
 /// What the stores call a bucket or container that is not there.
@@ -68,7 +79,8 @@ const BUCKET_MISSING: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "The spe
 
 /// Tells whether the object is not there. A missing bucket is not a missing object.
 pub(super) fn is_missing(error: &StoreError) -> bool {
-    matches!(error, StoreError::NotFound { .. }) && missing_bucket(error).is_none()
+    let no_such_key = || causes(error).any(|cause| code::find(&cause.to_string()) == Some("NoSuchKey"));
+    (matches!(error, StoreError::NotFound { .. }) || no_such_key()) && missing_bucket(error).is_none()
 }
 
 /// Says what is wrong where it is the bucket that is missing.
@@ -81,8 +93,15 @@ pub(super) fn missing_bucket(error: &StoreError) -> Option<&'static str> {
         .then_some("there is no such bucket: create it, or check the spelling")
 }
 
-/// Sorts a failure.
+/// Sorts a failure. What the store says in its own words counts for more than the status.
 pub(super) fn kind(error: &StoreError) -> ErrorKind {
+    let said = causes(error).find_map(|cause| match cause.downcast_ref::<Unusable>() {
+        Some(unusable) => Some(unusable.kind),
+        None => code::find(&cause.to_string()).and_then(code::meaning).map(|meaning| meaning.kind),
+    });
+    if let Some(kind) = said {
+        return kind;
+    }
     match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
         StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } | StoreError::NotModified { .. } => {
@@ -93,6 +112,11 @@ pub(super) fn kind(error: &StoreError) -> ErrorKind {
         StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
         _ => causes(error).find_map(kind_of_cause).unwrap_or(ErrorKind::Unavailable),
     }
+}
+
+/// Tells whether there was an answer at all, of whatever kind.
+pub(super) fn is_answered(error: &StoreError) -> bool {
+    causes(error).any(|cause| answer(&cause.to_string()).is_some())
 }
 
 /// Sorts by one cause; `None` where it does not tell.
@@ -109,6 +133,9 @@ fn kind_of_cause(cause: &(dyn StdError + 'static)) -> Option<ErrorKind> {
         };
     }
     let text = cause.to_string();
+    if text.starts_with(REDIRECTED) {
+        return Some(ErrorKind::Invalid);
+    }
     let status: u16 = text.strip_prefix(STATUS_PREFIX)?.get(..3)?.parse().ok()?;
     match status {
         401 | 403 => Some(ErrorKind::Denied),
@@ -170,15 +197,35 @@ mod tests {
         let cause = |text: &str| Cause::of(&failed(text)).to_string();
         assert_eq!(
             cause(&format!("Error performing GET in 1s - {STATUS_PREFIX}403 Forbidden: {body}")),
-            "the store answered 403 Forbidden (SignatureDoesNotMatch)"
+            "the store answered 403 Forbidden (SignatureDoesNotMatch): the secret key is not that of the access key"
         );
         assert_eq!(cause(&format!("{STATUS_PREFIX}500 Oops: secret")), "the store answered 500 Oops");
-        assert_eq!(cause(&format!("{RESPONSE_PREFIX}{body}")), "the store answered an error (SignatureDoesNotMatch)");
+        assert_eq!(cause(&format!("{RESPONSE_PREFIX}<Code>SlowDown</Code>")), "the store answered an error (SlowDown)");
+        assert_eq!(
+            cause("DeleteObjects request failed for key a/b: no such luck (code: AccessDenied)"),
+            "the store answered an error (AccessDenied): the credentials lack the permission"
+        );
         assert_eq!(
             Cause::of(&local(rustix::io::Errno::NOSPC.raw_os_error())).to_string(),
             "No space left on device (os error 28)"
         );
         assert_eq!(cause(&"ä".repeat(400)).len(), LONGEST_TEXT);
+    }
+
+    #[test]
+    fn answers_are_sorted_by_code_and_then_by_status() {
+        for (text, expected) in [
+            (format!("{STATUS_PREFIX}400 Bad Request: <Code>ExpiredToken</Code>"), ErrorKind::Denied),
+            (format!("{STATUS_PREFIX}400 Bad Request: <Code>RequestTimeout</Code>"), ErrorKind::Unavailable),
+            (format!("{STATUS_PREFIX}400 Bad Request: <Code>InvalidArgument</Code>"), ErrorKind::Invalid),
+            (format!("{STATUS_PREFIX}403 Forbidden: <Code>QuotaExceeded</Code>"), ErrorKind::Full),
+            (format!("{STATUS_PREFIX}503 Slow Down: <Code>SlowDown</Code>"), ErrorKind::Unavailable),
+            (format!("{REDIRECTED}, this normally …"), ErrorKind::Invalid),
+            ("DeleteObjects request failed for key a: no (code: AccessDenied)".into(), ErrorKind::Denied),
+        ] {
+            let error = StoreError::Generic { store: "test", source: text.clone().into() };
+            assert_eq!(kind(&error), expected, "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use object_store::{
 };
 use url::Url;
 
-use super::{Store, folder::Folder};
+use super::{Store, credentials, folder::Folder};
 use crate::{Error, Result};
 
 /// What a location may look like, for messages.
@@ -27,15 +27,16 @@ const CLIENT_SETTINGS: [(ClientConfigKey, &str, &str); 3] = [
     (ClientConfigKey::ReadTimeout, "READ_TIMEOUT", "60 seconds"),
 ];
 
-/// How the client retries what is safe to retry: some ten seconds in all.
+/// How the client retries what is safe to retry: waits of 0.2 seconds and then of random lengths, half as long again each
+/// time on average, up to 5 seconds; some 15 seconds in all, which a server that is started again needs.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(3),
-            base: 2.0,
+            init_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(5),
+            base: 3.0,
         },
-        max_retries: 6,
+        max_retries: 8,
         retry_timeout: Duration::from_secs(60),
     }
 }
@@ -191,9 +192,14 @@ fn connect(scheme: Scheme, bucket: &str, options: &[(String, String)]) -> Result
     let unusable = |error: object_store::Error| format!("the store's settings are not usable: {error}");
     Ok(match scheme {
         Scheme::S3 => {
+            let mut ours = credentials::Options::default();
+            let options = options.iter().filter(|(key, value)| !ours.take(key, value)).collect::<Vec<_>>();
             let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
             let builder = configure!(builder, AmazonS3ConfigKey, AmazonS3ConfigKey::Client, "AWS", options);
-            Arc::new(builder.with_conditional_put(S3ConditionalPut::ETagMatch).build().map_err(unusable)?)
+            let builder = builder.with_conditional_put(S3ConditionalPut::ETagMatch);
+            Arc::new(
+                credentials::provide(builder, ours.shared_file()).and_then(AmazonS3Builder::build).map_err(unusable)?,
+            )
         }
         Scheme::Azure => {
             let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);

@@ -10,8 +10,11 @@
 //!
 //! # Retries
 //!
-//! Reads, deletions and listings are retried below this layer, by the store's own client. Conditional puts are
-//! retried [here](conditional), because there an error, or even "already exists", is no verdict.
+//! The store's own client retries, for some 15 seconds, reads, and requests of any kind that were refused for the moment
+//! (503, 429) or never sent. What it does not, a connection that ends within an answer for one, is retried here, up to six
+//! times in ten seconds: reads and deletions, which may be done twice, the beginnings of listings, and
+//! [conditional puts](conditional), where an error, or even "already exists", is no verdict. What fails still is
+//! `Unavailable`, and its caller decides whether to wait.
 //!
 //! # Cancellation
 //!
@@ -19,7 +22,9 @@
 //! writer for that reason.
 
 mod backoff;
+mod code;
 mod conditional;
+mod credentials;
 mod failure;
 mod folder;
 mod location;
@@ -29,9 +34,10 @@ mod requests;
 use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
 
+use backoff::Patience;
 pub(crate) use conditional::Created;
 pub use failure::Cause;
 pub use requests::Requests;
@@ -144,15 +150,19 @@ impl Store {
 
     /// Reads an object whole, with the version to update it by; `None` where there is none.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
-        let read = async {
+        let read = async || {
             let result = self.inner.get(&Path::from(key)).await?;
             let version = UpdateVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
             Ok((result.bytes().await?, version))
         };
-        match read.await {
-            Ok(read) => Ok(Some(read)),
-            Err(error) if failure::is_missing(&error) => Ok(None),
-            Err(error) => Err(self.failed("reading", key, error)),
+        let mut patience = Patience::new();
+        loop {
+            let error = match read().await {
+                Ok(read) => return Ok(Some(read)),
+                Err(error) if failure::is_missing(&error) => return Ok(None),
+                Err(error) => self.failed("reading", key, error),
+            };
+            self.again(error, &mut patience).await?;
         }
     }
 
@@ -175,37 +185,46 @@ impl Store {
         if wanted == 0 {
             return Ok(Some(Bytes::new()));
         }
-        match self.inner.get_range(&Path::from(key), range.clone()).await {
-            Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => Ok(Some(bytes)),
-            Ok(bytes) => Err(corrupt(format!("bytes {range:?} are wanted, and only {} are there", bytes.len()))),
-            Err(error) if failure::is_missing(&error) => Ok(None),
-            // How a range past the end is refused differs by store; the size tells.
-            Err(error) => match self.head(key).await? {
-                Some(entry) if entry.size < range.end => {
-                    Err(corrupt(format!("bytes {range:?} are wanted, and it has {} bytes", entry.size)))
+        let mut patience = Patience::new();
+        loop {
+            let error = match self.inner.get_range(&Path::from(key), range.clone()).await {
+                Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => return Ok(Some(bytes)),
+                Ok(bytes) => {
+                    return Err(corrupt(format!("bytes {range:?} are wanted, and only {} are there", bytes.len())));
                 }
-                Some(_) => Err(self.failed("reading", key, error)),
-                None => Ok(None),
-            },
+                Err(error) if failure::is_missing(&error) => return Ok(None),
+                // How a range past the end is refused differs by store; the size tells.
+                Err(error) => match self.head(key).await? {
+                    Some(entry) if entry.size < range.end => {
+                        return Err(corrupt(format!("bytes {range:?} are wanted, and it has {} bytes", entry.size)));
+                    }
+                    Some(_) => self.failed("reading", key, error),
+                    None => return Ok(None),
+                },
+            };
+            self.again(error, &mut patience).await?;
         }
     }
 
     /// Looks an object up without reading it; `None` where there is none.
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Entry>> {
-        match self.inner.head(&Path::from(key)).await {
-            Ok(meta) => Ok(Some(Entry { key: key.into(), size: meta.size, version: meta.e_tag.or(meta.version) })),
-            Err(error) if failure::is_missing(&error) => Ok(None),
-            Err(error) => Err(self.failed("reading", key, error)),
+        let mut patience = Patience::new();
+        loop {
+            let error = match self.inner.head(&Path::from(key)).await {
+                Ok(meta) => {
+                    let version = meta.e_tag.or(meta.version);
+                    return Ok(Some(Entry { key: key.into(), size: meta.size, version }));
+                }
+                Err(error) if failure::is_missing(&error) => return Ok(None),
+                Err(error) => self.failed("reading", key, error),
+            };
+            self.again(error, &mut patience).await?;
         }
     }
 
     /// Deletes an object; one that is missing is as good as deleted.
     pub(crate) async fn delete(&self, key: &str) -> Result<()> {
-        match self.inner.delete(&Path::from(key)).await {
-            Ok(()) => Ok(()),
-            Err(error) if failure::is_missing(&error) => Ok(()),
-            Err(error) => Err(self.failed("deleting", key, error)),
-        }
+        self.delete_many(vec![key.to_owned()]).await
     }
 
     /// Deletes objects in as few requests as the store allows; missing ones are as good as deleted.
@@ -214,28 +233,52 @@ impl Store {
     /// The first failure, after all have been tried.
     pub(crate) async fn delete_many(&self, keys: Vec<String>) -> Result<()> {
         let first = keys.first().cloned().unwrap_or_default();
-        let paths = futures::stream::iter(keys.into_iter().map(|key| Ok(Path::from(key)))).boxed();
-        let mut results = self.inner.delete_stream(paths);
-        let mut failed = None;
-        while let Some(result) = results.next().await {
-            match result {
-                Err(error) if !failure::is_missing(&error) => failed = failed.or(Some(error)),
-                _ => {}
+        let mut patience = Patience::new();
+        loop {
+            let paths: Vec<_> = keys.iter().map(|key| Ok(Path::from(key.as_str()))).collect();
+            let mut results = self.inner.delete_stream(futures::stream::iter(paths).boxed());
+            let mut failed = None;
+            while let Some(result) = results.next().await {
+                match result {
+                    Err(error) if !failure::is_missing(&error) => failed = failed.or(Some(error)),
+                    _ => {}
+                }
             }
+            let Some(error) = failed.map(|error| self.failed("deleting", &first, error)) else { return Ok(()) };
+            self.again(error, &mut patience).await?;
         }
-        failed.map_or(Ok(()), |error| Err(self.failed("deleting", &first, error)))
     }
 
     /// Lists the objects whose keys begin with `prefix`, a folder such as `packs/`, in no particular order.
     pub(crate) fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry>> {
-        let store = self.clone();
+        let (store, entropy) = (self.clone(), Arc::clone(&self.entropy));
         let folder = prefix.trim_end_matches('/').to_owned();
         let path = Path::from(folder.as_str());
-        self.inner
-            .list(if path.as_ref().is_empty() { None } else { Some(&path) })
+        let listing = async move {
+            let mut patience = Patience::new();
+            loop {
+                let listing = store.inner.list(if path.as_ref().is_empty() { None } else { Some(&path) });
+                let (store, folder) = (store.clone(), folder.clone());
+                let mut listing = listing.map_err(move |error| store.failed("listing", &folder, error)).fuse();
+                // Until it has shown something it may begin again.
+                match listing.next().await {
+                    Some(Err(error)) if error.is_transient() && patience.waits(entropy.as_ref()).await => {}
+                    first => break futures::stream::iter(first).chain(listing),
+                }
+            }
+        };
+        listing
+            .flatten_stream()
             .map_ok(|meta| Entry { key: meta.location.into(), size: meta.size, version: meta.e_tag.or(meta.version) })
-            .map_err(move |error| store.failed("listing", &folder, error))
             .boxed()
+    }
+
+    /// Waits after a failure that may pass, while there is patience left.
+    ///
+    /// # Errors
+    /// The failure, where it is to be given up with.
+    async fn again(&self, error: Error, patience: &mut Patience) -> Result<()> {
+        if error.is_transient() && patience.waits(self.entropy.as_ref()).await { Ok(()) } else { Err(error) }
     }
 
     /// Sorts a failure of the store, and names what it was about.
