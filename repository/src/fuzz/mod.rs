@@ -16,7 +16,7 @@ mod whole;
 use proptest::{prelude::*, sample::Index};
 
 /// Cases of each test where nobody asks for another number.
-const CASES: u32 = 1024;
+const CASES: u32 = 512;
 
 /// How many cases a fuzz test runs.
 pub(crate) fn config() -> ProptestConfig {

@@ -11,6 +11,8 @@ use crate::{
     fuzz::{self, Damage, json::Edit},
     record::{
         intent::Intent,
+        relocation::Relocation,
+        repacking::Repacking,
         repository::RepositoryRecord,
         snapshot::{Root, Tombstone},
         volume::VolumeRecord,
@@ -141,6 +143,21 @@ fn tombstone() -> Value {
     json!({"id": snapshot("2"), "nonce": "9".repeat(16), "reason": "deleted", "deleted_at": "2026-01-02T03:04:05Z"})
 }
 
+fn relocation() -> Value {
+    let target = |digit: &str| {
+        // The pack's id, its size and its table's place, and the table's hash.
+        let reference = format!("{}{}{}", digit.repeat(32), "c800000064000000", "9".repeat(64));
+        json!({"reference": reference, "chunks": [[0, 3, 2], [5, 0, 1]]})
+    };
+    let mut proven = target("a");
+    proven["proven"] = json!(true);
+    json!({"pack": "b".repeat(32), "table": "0123456789abcdef".repeat(8), "targets": [proven, target("c")]})
+}
+
+fn repacking() -> Value {
+    json!({"upload": "6".repeat(16), "node": "node-1", "started_at": "2026-01-02T03:04:05Z"})
+}
+
 fn repository() -> Value {
     let slot = json!({
         "salt": "ab".repeat(32), "nonce": "cd".repeat(12), "sealed_key": "ef".repeat(48),
@@ -173,6 +190,24 @@ proptest! {
     #[test]
     fn tombstones_fuzzed(damages in fuzz::damages(), edits in fuzz::json::edits()) {
         check::<Tombstone>(Kind::Tombstone, &tombstone(), &damages, &edits);
+    }
+
+    #[test]
+    fn relocations_fuzzed(damages in fuzz::damages(), edits in fuzz::json::edits(), ordinals: [u32; 8]) {
+        check::<Relocation>(Kind::Relocation, &relocation(), &damages, &edits);
+        let edited = serde_json::from_slice::<Relocation>(&fuzz::json::edited(&relocation(), &edits));
+        let Ok(edited) = edited else { return Ok(()) };
+        if edited.validate().is_ok() {
+            for (target, ordinal) in edited.targets.iter().flat_map(|target| ordinals.map(|ordinal| (target, ordinal))) {
+                prop_assert!(target.reference().is_ok());
+                target.place(ordinal);
+            }
+        }
+    }
+
+    #[test]
+    fn repackings_fuzzed(damages in fuzz::damages(), edits in fuzz::json::edits()) {
+        check::<Repacking>(Kind::Repacking, &repacking(), &damages, &edits);
     }
 
     #[test]
