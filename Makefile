@@ -9,7 +9,11 @@ PYTHON     := blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2
 
 ARGS ?=
 
-.PHONY: help demo test lint audit tools clean
+# What `make soak` runs: so many simulated schedules, from this seed on.
+SEEDS ?= 100000
+FIRST ?= 0
+
+.PHONY: help demo test soak lint audit tools clean
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +25,10 @@ demo: ## show the whole thing on this machine, in a minute or two (ARGS="--data 
 
 test: tools ## run everything that must hold: format, lints, unit, property, privileged and conformance tests
 	@scripts/test
+
+soak: ## run many simulated schedules of writers, deleters and collectors (SEEDS=1000000 FIRST=5000)
+	@VARVE_SEED=$(FIRST) VARVE_SEEDS=$(SEEDS) cargo test --locked --package varve-repository --test simulation \
+		-- --exact schedules --nocapture
 
 lint: ## check format and lints
 	cargo fmt --all --check
