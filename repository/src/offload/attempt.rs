@@ -6,21 +6,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Against, Request,
-    dedup::Comparison,
+    compare::Comparison,
     journal::{Found, Journal, Opening},
+    level::Level,
+    pins::{self, Pinned},
+    resume::{self, Resumed},
     sample::Sample,
     scan::Scan,
-    transfer::{Level, SCAN_AHEAD, Transfer},
+    transfer::{SCAN_AHEAD, Transfer},
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
-    id::{SnapshotId, UploadId},
+    block::Blocks,
+    id::UploadId,
     mutation::Mutation,
+    pack::{PackReference, Table},
     record::{
         intent::{self, Pin},
         snapshot::{Method, Root, RunReference},
@@ -31,6 +36,12 @@ use crate::{
     work::Worker,
 };
 
+/// How often an attempt pins its base anew where that was repaired in the moment in between.
+const PIN_ROUNDS: usize = 3;
+
+/// So many changed bytes are looked for in the base: content that moved is worth the requests then.
+const LARGE_CHANGE_BYTES: u64 = 64 << 20;
+
 /// One attempt.
 pub(super) struct Attempt {
     repository: Repository,
@@ -38,19 +49,31 @@ pub(super) struct Attempt {
     worker: Worker,
     stop: CancellationToken,
     started: Instant,
+    measured: OnceCell<u64>,
 }
 
-/// An attempt that may put packs: its intent stands.
+/// An attempt whose intent stands.
 struct Begun {
     level: Level,
     journal: Journal,
+    /// Packs that it stored before it was interrupted.
+    packs: Vec<(PackReference, Table)>,
     pins: Vec<Pin>,
+    /// What the pins were made of; nothing is known of that where the attempt is continued.
+    chosen: Option<Pinned>,
 }
 
 impl Attempt {
     /// Prepares one. Blocking work is done through the worker, so that its end can be awaited, and heeds `stop`.
     pub(super) fn new(repository: &Repository, request: Request, worker: Worker, stop: CancellationToken) -> Self {
-        Self { repository: repository.clone(), request, worker, stop, started: Instant::now() }
+        Self {
+            repository: repository.clone(),
+            request,
+            worker,
+            stop,
+            started: Instant::now(),
+            measured: OnceCell::new(),
+        }
     }
 
     /// Runs it.
@@ -59,25 +82,26 @@ impl Attempt {
     /// Those of [`Repository::offload`].
     pub(super) async fn run(self) -> Result<Root> {
         self.validate()?;
-        if let Some(root) = self.standing().await? {
+        let (standing, base) = futures::join!(self.standing(), pins::base(&self.repository, &self.request));
+        if let Some(root) = standing? {
             return Ok(root);
         }
-        let begun = self.begin().await?;
-        let pinned = self.pinned(&begun.pins).await?;
-        let Begun { mut level, mut journal, .. } = begun;
-        let snapshot = self.request.description.id;
-        let root = match self.store(&mut level, &mut journal, &pinned).await {
+        let (begun, pinned) = self.begin(base).await?;
+        let mut transfer = self.transfer(begun.level.writer.upload());
+        let root = match self.store(begun, &pinned, &mut transfer).await {
             Ok(root) => root,
-            Err(error @ Error::Cancelled { .. }) => {
-                self.forget().await;
-                return Err(error);
+            // Decided meanwhile: what stands there says how.
+            Err(error @ (Error::Conflict { .. } | Error::Cancelled { .. })) => {
+                return self.standing().await?.ok_or(error);
             }
             Err(error) => return Err(error),
         };
         if self.repository.seams().broken(Mutation::IntentRemovedEarly) {
-            self.repository.remove_intent(snapshot).await?;
+            self.repository.remove_intent(self.request.description.id).await?;
         }
-        match self.repository.commit_root(&root).await {
+        let committed = self.repository.commit_root(&root).await;
+        transfer.put_withheld().await?;
+        match committed {
             Ok(()) => {
                 self.forget().await;
                 Ok(root)
@@ -135,29 +159,65 @@ impl Attempt {
         let _ = self.worker.start(move || Journal::remove(journal.as_deref())).await;
     }
 
-    /// Takes up the attempt that a journal speaks of, if its intent still stands, or starts a new one.
-    async fn begin(&self) -> Result<Begun> {
-        let opening = Opening::new(self.repository.uuid(), &self.request);
-        if let Some(found) = self.find_journal(&opening).await? {
-            let standing = self.repository.read_intent(self.request.description.id).await?;
-            let attempt = standing.as_ref().and_then(|intent| intent.value.attempt(found.upload));
-            if let Some(attempt) = attempt
-                && let Some((level, journal)) = self.resume(found).await?
-            {
-                return Ok(Begun { level, journal, pins: attempt.pins.clone() });
+    /// Begins, or begins again: an attempt whose pins are checked behind its intent.
+    ///
+    /// # Errors
+    /// `BaseGone` where the base is no longer a root, or is repaired again and again.
+    async fn begin(&self, base: Result<Option<Root>>) -> Result<(Begun, Pinned)> {
+        let mut begun = match self.begin_where_it_was().await? {
+            Some(begun) => begun,
+            None => self.begin_anew(base?).await?,
+        };
+        for round in 1..=PIN_ROUNDS {
+            let chosen = begun.chosen.take();
+            if let Some(pinned) = pins::verify(&self.repository, &self.request, &begun.pins, chosen).await? {
+                return Ok((begun, pinned));
+            }
+            if round < PIN_ROUNDS {
+                tracing::info!("the base was repaired meanwhile: beginning anew");
+                begun = self.begin_anew(pins::base(&self.repository, &self.request).await?).await?;
             }
         }
-        let upload = UploadId::from_bytes(self.repository.seams().random());
-        let pins = self.pins().await?;
-        self.claim(upload, pins.clone()).await?;
-        let path = self.request.journal.clone();
-        let journal = self.worker.start(move || Journal::begin(path.as_deref(), upload, &opening)).await?;
-        Ok(Begun { level: Level::new(&self.repository, upload), journal, pins })
+        let snapshot = self.request.description.id;
+        Err(Error::BaseGone { snapshot, base: self.request.against.snapshot().unwrap_or(snapshot) })
     }
 
-    async fn find_journal(&self, opening: &Opening) -> Result<Option<Found>> {
+    /// Takes up the attempt that a journal speaks of, if its intent still stands.
+    async fn begin_where_it_was(&self) -> Result<Option<Begun>> {
+        let Some(found) = self.find_journal().await? else { return Ok(None) };
+        let Some(intent) = self.repository.read_intent(self.request.description.id).await? else { return Ok(None) };
+        let Some(attempt) = intent.value.attempt(found.upload) else { return Ok(None) };
+        let Some(resumed) = resume::resume(&self.repository, &self.worker, found).await? else { return Ok(None) };
+        let Resumed { level, journal, packs } = resumed;
+        self.request.progress.add_done(level.statistics.changed_bytes);
+        Ok(Some(Begun { level, journal, packs, pins: attempt.pins.clone(), chosen: None }))
+    }
+
+    /// Enters a new attempt in the snapshot's intent.
+    async fn begin_anew(&self, base: Option<Root>) -> Result<Begun> {
+        let related = match self.request.against {
+            Against::Nothing | Against::Content(_) => {
+                pins::related(&self.repository, &self.request, self.measured().await?).await?
+            }
+            Against::Base(_) | Against::Anew => Vec::new(),
+        };
+        let chosen = Pinned { base, related };
+        let pins = chosen.pins();
+        let upload = UploadId::from_bytes(self.repository.seams().random());
+        self.claim(upload, pins.clone()).await?;
+        let (path, opening) = (self.request.journal.clone(), self.opening());
+        let journal = self.worker.start(move || Journal::begin(path.as_deref(), upload, &opening)).await?;
+        let level = Level::new(&self.repository, upload);
+        Ok(Begun { level, journal, packs: Vec::new(), pins, chosen: Some(chosen) })
+    }
+
+    fn opening(&self) -> Opening {
+        Opening::new(self.repository.uuid(), &self.request)
+    }
+
+    async fn find_journal(&self) -> Result<Option<Found>> {
         let Some(path) = self.request.journal.clone() else { return Ok(None) };
-        let opening = opening.clone();
+        let opening = self.opening();
         let open = move || {
             Found::open(&path, &opening).unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "a journal cannot be continued: starting anew");
@@ -167,28 +227,6 @@ impl Attempt {
         self.worker.start(open).await
     }
 
-    async fn resume(&self, found: Found) -> Result<Option<(Level, Journal)>> {
-        let mut level = Level::new(&self.repository, found.upload);
-        let progress = self.request.progress.clone();
-        let replay = move || {
-            let replayed = found.replay(|entry| level.enter(entry).map_err(io::Error::other));
-            match replayed {
-                Ok(journal) => {
-                    tracing::info!(position = %level.position, "continuing an offload that was interrupted");
-                    progress.add_total(level.statistics.changed_bytes);
-                    progress.add_done(level.statistics.changed_bytes);
-                    Some((level, journal))
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a journal cannot be continued: starting anew");
-                    None
-                }
-            }
-        };
-        self.worker.start(replay).await
-    }
-
-    /// Enters a new attempt in the snapshot's intent.
     async fn claim(&self, upload: UploadId, pins: Vec<Pin>) -> Result<()> {
         if self.repository.seams().broken(Mutation::NoIntent) {
             return Ok(());
@@ -199,60 +237,50 @@ impl Attempt {
         self.repository.enter_attempt(description.id, description.volume, &attempt).await
     }
 
-    /// Reads what a new attempt is to build upon.
-    async fn pins(&self) -> Result<Vec<Pin>> {
-        match self.request.against {
-            Against::Nothing => Ok(Vec::new()),
-            Against::Base(base) | Against::Content(base) => Ok(vec![Pin::of(&self.root_of(base).await?)]),
+    /// How many bytes the changes cover, measured once.
+    async fn measured(&self) -> Result<u64> {
+        let measure = || async {
+            let scan = self.scan(Blocks::ZERO);
+            self.worker.start(move || scan.measure()).await?
+        };
+        self.measured.get_or_try_init(measure).await.copied()
+    }
+
+    fn scan(&self, from: Blocks) -> Scan {
+        Scan {
+            source: Arc::clone(&self.request.source),
+            changes: Arc::clone(&self.request.changes),
+            from,
+            // Without a base nothing older lies beneath.
+            keep_zeroes: matches!(self.request.against, Against::Base(_)),
+            progress: self.request.progress.clone(),
+            cancel: self.stop.clone(),
         }
     }
 
-    /// Looks whether what is pinned is still there. Done behind the intent: what is a root now is kept from now on,
-    /// whatever becomes of the root.
-    async fn pinned(&self, pins: &[Pin]) -> Result<Option<Root>> {
-        let Some(pin) = pins.first() else { return Ok(None) };
-        self.root_of(pin.snapshot).await.map(Some)
-    }
-
-    /// Reads a root that this offload needs.
-    ///
-    /// # Errors
-    /// `BaseGone` where it is none any more.
-    async fn root_of(&self, base: SnapshotId) -> Result<Root> {
-        match self.repository.snapshot(base).await? {
-            SnapshotState::Committed(root) => Ok(*root),
-            _ => Err(Error::BaseGone { snapshot: self.request.description.id, base }),
-        }
+    fn transfer(&self, upload: UploadId) -> Transfer {
+        let Request { description, parameters, progress, .. } = &self.request;
+        Transfer::new(&self.repository, description.id, upload, &self.worker, parameters, progress)
     }
 
     /// Stores everything that the root refers to, and returns the root to be committed.
-    async fn store(&self, level: &mut Level, journal: &mut Journal, pinned: &Option<Root>) -> Result<Root> {
-        let Request { description, against, changes, source, parameters, progress, .. } = &self.request;
-        let (base, compared, method) = match against {
-            Against::Nothing => (None, None, Method::Full),
-            Against::Base(_) => (pinned.as_ref(), None, Method::Incremental),
-            Against::Content(_) => (None, pinned.as_ref(), Method::Compared),
+    async fn store(&self, begun: Begun, pinned: &Pinned, transfer: &mut Transfer) -> Result<Root> {
+        let Begun { mut level, mut journal, packs, .. } = begun;
+        let Request { description, against, .. } = &self.request;
+        let (base, method) = match against {
+            Against::Nothing | Against::Anew => (None, Method::Full),
+            Against::Base(_) => (pinned.base.as_ref(), Method::Incremental),
+            Against::Content(_) => (None, Method::Compared),
         };
-        if let Some(base) = base {
-            let sample = Sample {
-                repository: self.repository.clone(),
-                worker: self.worker.clone(),
-                volume: description.volume,
-                source: Arc::clone(source),
-                changes: Arc::clone(changes),
-            };
-            sample.compare(base).await?;
-        }
-        let upload = level.writer.upload();
-        let mut transfer = Transfer::new(&self.repository, description.id, upload, &self.worker, parameters, progress);
+        transfer.remember(packs);
         // A full run that was not put before the interruption.
-        transfer.put_full_run(level, journal).await?;
-        let comparison = compared.map(|root| Comparison::new(&self.repository, root, level.position));
-        self.scan_into(&mut transfer, comparison, level, journal, base.is_some()).await?;
+        transfer.put_full_run(&mut level, &mut journal).await?;
+        let scanned = self.scan_into(transfer, pinned, &mut level, &mut journal);
+        futures::try_join!(self.sample(base), scanned)?;
 
         let mut statistics = level.statistics;
         let new_bytes = level.writer.data().bytes();
-        let (runs, stored_bytes, data_bytes) = self.store_runs(&transfer, level, base).await?;
+        let (runs, stored_bytes, data_bytes) = self.store_runs(transfer, &mut level, base).await?;
         statistics.uploaded_bytes += stored_bytes;
         let kept_bytes = base.map_or(0, |base| base.statistics.data_bytes);
         statistics.data_bytes =
@@ -260,9 +288,9 @@ impl Attempt {
         statistics.offload_millis = millis(self.started.elapsed());
         Ok(Root {
             description: description.clone(),
-            upload,
+            upload: level.writer.upload(),
             method,
-            base: pinned.as_ref().map(|root| root.description.id),
+            base: against.snapshot(),
             runs,
             pending: Vec::new(),
             repaired_at: None,
@@ -270,25 +298,42 @@ impl Attempt {
         })
     }
 
+    /// What the scan is compared with: where there is no base, all that is pinned; where there is, the base, if so much
+    /// changed that moved content is worth looking for.
+    async fn comparison(&self, pinned: &Pinned) -> Result<Comparison> {
+        let mut comparison = Comparison::new(&self.repository);
+        if let Some(base) = &pinned.base {
+            let is_large = self.measured().await? >= LARGE_CHANGE_BYTES;
+            if is_large || !matches!(self.request.against, Against::Base(_)) {
+                comparison.add(base, true);
+            }
+        }
+        pinned.related.iter().for_each(|root| comparison.add(root, false));
+        Ok(comparison)
+    }
+
+    /// Compares a few blocks that are held to be unchanged with the base, if there is one.
+    async fn sample(&self, base: Option<&Root>) -> Result<()> {
+        let Some(base) = base else { return Ok(()) };
+        let sample = Sample {
+            repository: self.repository.clone(),
+            worker: self.worker.clone(),
+            volume: self.request.description.volume,
+            source: Arc::clone(&self.request.source),
+            changes: Arc::clone(&self.request.changes),
+        };
+        sample.compare(base).await
+    }
+
     /// Scans the cut on a thread of its own and stores what changed.
     async fn scan_into(
         &self,
         transfer: &mut Transfer,
-        comparison: Option<Comparison>,
+        pinned: &Pinned,
         level: &mut Level,
         journal: &mut Journal,
-        keep_zeroes: bool,
     ) -> Result<()> {
-        let scan = Arc::new(Scan {
-            source: Arc::clone(&self.request.source),
-            changes: Arc::clone(&self.request.changes),
-            from: level.position,
-            keep_zeroes,
-            progress: self.request.progress.clone(),
-            cancel: self.stop.clone(),
-        });
-        let measured = Arc::clone(&scan);
-        let measuring = self.worker.start(move || measured.measure());
+        let scan = self.scan(level.position);
         let (receiver, scanning) = match self.worker.place() {
             Work::Threads => {
                 let (sender, receiver) = mpsc::channel(SCAN_AHEAD);
@@ -308,9 +353,11 @@ impl Attempt {
                 (receiver, self.worker.start(move || scanned))
             }
         };
+        let comparison = self.comparison(pinned).await?;
         transfer.run(receiver, comparison, level, journal).await?;
         scanning.await??;
-        measuring.await?
+        // For the progress alone, where nobody asked before.
+        self.measured().await.map(drop)
     }
 
     /// Puts what is left of the new level, merged with older ones where they have piled up. Returns the root's runs,

@@ -10,19 +10,22 @@
 //!                 2 stretch: position 8, statistics 7 × 8, number of packs 4, pack references (as in a run's index),
 //!                            number of extents 4, extents (as in a run's page)
 //!                 3 run: JSON of its reference; it holds the extents of all stretches since the run before
+//!                 4 stored: the oldest stretch of which nothing was said since is stored
+//!                 5 anew: stretches of which nothing was said since are not, and will be dealt with once more
 //! ```
 //!
 //! The journal is the node's own file and no part of the repository's format: a program that cannot read it starts over.
 //!
 //! # Crash consistency
-//! A frame is appended and synced after what it speaks of is stored. A torn last frame does not match its hash and is cut
-//! off. Nothing relies on the journal but the saving of work: whatever is odd about one, it is discarded. Nor is
+//! A stretch is appended and synced before its pack is put, and said to be stored after: whoever continues looks for the
+//! few packs that were on their way, so that none is sent twice. A torn last frame does not match its hash and is cut off. Nothing relies on the journal but the saving of work: whatever is odd about one, it is discarded. Nor is
 //! an offload held up by a journal that cannot be written, on a full disk for instance: it goes on without.
 
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -39,10 +42,11 @@ use crate::{
         Segment,
         wire::{Cursor, Malformed},
     },
+    work::Worker,
 };
 
 /// The form of the journal; another one is discarded.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Longest payload, in bytes: far more than any stretch takes.
 const MAX_PAYLOAD_LEN: usize = 64 << 20;
@@ -53,6 +57,8 @@ const MAX_EXTENTS: usize = 1 << 20;
 const OPENING: u8 = 1;
 const STRETCH: u8 = 2;
 const RUN: u8 = 3;
+const STORED: u8 = 4;
+const ANEW: u8 = 5;
 
 /// Whose journal it is. One that was begun for anything else is of no use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +91,7 @@ struct OpeningFrame {
     opening: Opening,
 }
 
-/// A part of the image that has been dealt with: its chunks are stored.
+/// A part of the image that has been dealt with, once its pack is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stretch {
     /// Everything before this position has been dealt with.
@@ -99,8 +105,12 @@ pub(super) struct Stretch {
 /// What a journal says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// A stretch is stored.
+    /// A stretch is about to be stored.
     Stretch(Stretch),
+    /// The oldest stretch that was about to be stored is.
+    Stored,
+    /// Those that are still about to be stored are given up.
+    Anew,
     /// A run that says where all stretches since the run before are is stored.
     Run(RunReference),
 }
@@ -177,8 +187,23 @@ impl Journal {
         journal
     }
 
-    /// Writes down that something is stored.
-    pub(super) fn append(&mut self, entry: &Entry) {
+    /// Writes an entry down where work is done that blocks, and gives it back.
+    ///
+    /// # Errors
+    /// `Interrupted` alone.
+    pub(super) async fn write(&mut self, worker: &Worker, entry: Entry) -> crate::Result<Entry> {
+        let mut taken = mem::take(self);
+        let appended = worker.start(move || {
+            taken.append(&entry);
+            (taken, entry)
+        });
+        let entry;
+        (*self, entry) = appended.await?;
+        Ok(entry)
+    }
+
+    /// Writes an entry down; blocks.
+    fn append(&mut self, entry: &Entry) {
         let Some((path, file)) = &mut self.0 else { return };
         if let Err(error) = encode(entry).and_then(|payload| write_frame(file, &payload)) {
             abandoned(path, &error);
@@ -246,12 +271,16 @@ fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
             Ok(payload)
         }
         Entry::Stretch(stretch) => encode_stretch(stretch),
+        Entry::Stored => Ok(vec![STORED]),
+        Entry::Anew => Ok(vec![ANEW]),
     }
 }
 
 fn decode(payload: &[u8]) -> io::Result<Entry> {
     match payload.split_first() {
         Some((&RUN, json)) => Ok(Entry::Run(serde_json::from_slice(json)?)),
+        Some((&STORED, [])) => Ok(Entry::Stored),
+        Some((&ANEW, [])) => Ok(Entry::Anew),
         Some((&STRETCH, rest)) => decode_stretch(rest).map(Entry::Stretch).map_err(malformed),
         _ => Err(odd("a frame is of an unknown kind")),
     }

@@ -4,8 +4,12 @@
 //! [gather]     blocks into chunks               a pure function of what changed
 //! [scan]       reads the cut in order           a thread
 //! [transfer]   chunks into packs, packs put     hashing and compression on all cores
-//! [journal]    what is stored already           a file on the node
+//! [dedup]      chunks that are stored already   an index of bounded size
+//! [compare]    chunks that others stored        walks what is pinned along with the scan
+//! [journal]    what was put                     a file on the node
+//! [resume]     what of it arrived
 //! [sample]     are unchanged blocks unchanged?
+//! [pins]       what may be referred to          checked behind the intent
 //! [attempt]    the order of it all              intent, packs, runs, root
 //! ```
 //!
@@ -18,9 +22,13 @@
 
 mod attempt;
 mod bandwidth;
+mod compare;
 mod dedup;
 mod gather;
 mod journal;
+mod level;
+mod pins;
+mod resume;
 mod sample;
 mod scan;
 mod transfer;
@@ -46,12 +54,24 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Against {
-    /// Nothing: the changes are everything allocated.
+    /// Nothing: the changes are everything allocated. What snapshots of other volumes hold already is found by hash.
     Nothing,
+    /// Nothing, and everything is sent: what the repository holds is not relied upon.
+    Anew,
     /// The changes are those since this snapshot was cut.
     Base(SnapshotId),
     /// The changes are everything allocated; what this snapshot holds already is found by hash.
     Content(SnapshotId),
+}
+
+impl Against {
+    /// The snapshot that it names.
+    pub(crate) const fn snapshot(self) -> Option<SnapshotId> {
+        match self {
+            Self::Nothing | Self::Anew => None,
+            Self::Base(base) | Self::Content(base) => Some(base),
+        }
+    }
 }
 
 /// One offload.
@@ -82,8 +102,8 @@ impl Repository {
     ///
     /// # Errors
     /// `Cancelled` where a tombstone stands at the snapshot's key, `BaseGone` where the base is no longer a root,
-    /// `Tracking` where the sample of unchanged blocks found one that changed, `Conflict` where another attempt has
-    /// taken over, `Interrupted`, and those of the store and image.
+    /// `Tracking` where the sample of unchanged blocks found one that changed, `Conflict` where another attempt was
+    /// first, `Interrupted`, and those of the store and image.
     ///
     /// # Crash consistency
     /// Intent, packs, runs, root: a crash anywhere leaves the snapshot either whole or absent.

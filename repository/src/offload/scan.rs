@@ -72,18 +72,21 @@ impl Scan {
         gathered.drain(..).try_for_each(send)
     }
 
-    /// Adds up what there is to work through; blocking.
+    /// Adds up what there is to work through, in bytes; blocking.
     ///
     /// # Errors
     /// `Local`, or `Interrupted`.
-    pub(super) fn measure(&self) -> Result<()> {
+    pub(super) fn measure(&self) -> Result<u64> {
+        let mut total = 0;
         for change in self.changes()? {
             if self.cancel.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            self.progress.add_total(change?.range().count.bytes());
+            let bytes = change?.range().count.bytes();
+            self.progress.add_total(bytes);
+            total += bytes;
         }
-        Ok(())
+        Ok(total)
     }
 
     /// Returns the changes from the start on, each cut to it and to the image's end.

@@ -1,12 +1,14 @@
 //! The transfer: what the scan gathers is hashed, looked up, compressed, sealed into packs and put.
 //!
 //! ```text
-//! scan (a thread) ──> hash, look up, compress (all cores) ──> seal into the open pack ──> put ──> journal ──> level
-//!                     in any order, taken up in the scan's order       in order, two at a time       in order
+//! scan (a thread) ──> hash, look up, compress (all cores) ──> seal into the open pack ──> journal, put ──> level
+//!                     in any order, taken up in the scan's order       in order, two at a time           in order
 //! ```
 //!
 //! The image is dealt with in stretches: a stretch ends at a mark of the scan where the pack, or the list of extents, is
-//! large enough. Once its pack is stored it is written to the journal and entered in the level being built.
+//! large enough. It is written to the journal, its pack is put, and it is entered in the level being built.
+//!
+//! Every few packs it is looked whether the snapshot is still wanted, beside the work: a deletion ends it soon.
 //!
 //! # Invariants
 //! Memory: 32 chunks waiting, two for each core being compressed, one pack being filled and two being put, one run: about
@@ -15,28 +17,36 @@
 //! # Cancellation
 //! Dropping the future aborts the puts under way; a pack that was stored nevertheless is garbage of its upload.
 
-use std::{num::NonZero, pin::Pin, sync::Arc};
+use std::{collections::HashMap, num::NonZero, pin::Pin, sync::Arc};
 
-use futures::{StreamExt, stream::FuturesOrdered};
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    stream::{FuturesOrdered, FuturesUnordered},
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     bandwidth::Bandwidth,
-    dedup::{Comparison, Index, Known},
+    compare::{Candidate, Comparison},
+    dedup::{Index, Known},
     gather::{Gathered, Gathering, Mark},
-    journal::{Entry, Journal, Stretch, add},
+    journal::{Entry, Journal, Stretch},
+    level::Level,
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
     block::{BLOCK_SIZE, BlockRange, Blocks},
     id::{ChunkId, PackId, SnapshotId, UploadId},
-    pack::{self, Compressor, Encoded, PackReference},
+    mutation::Mutation,
+    pack::{self, Compressor, Encoded, PackReference, Table},
     progress::Progress,
     record::{
         snapshot::{RunReference, SnapshotStatistics},
         volume::OffloadParameters,
     },
+    repository::names,
     run::{self, ChunkPlace, Extent, Finished, Place},
     work::{Worker, joined},
 };
@@ -53,55 +63,11 @@ const STRETCH_EXTENTS: usize = 1 << 16;
 /// Packs being put at once.
 const PUTS: usize = 2;
 
-/// After this many stretches, 512 MiB or more, it is looked whether the snapshot is still wanted.
-const STRETCHES_BETWEEN_LOOKS: u64 = 16;
+/// After this many stretches, 128 MiB or so, it is looked whether the snapshot is still wanted.
+const STRETCHES_BETWEEN_LOOKS: u64 = 4;
 
 /// Chunks that the scan may be ahead.
 pub(super) const SCAN_AHEAD: usize = 32;
-
-/// The level being built, as far as everything before `position` has been stored.
-pub(super) struct Level {
-    /// Everything before has been dealt with.
-    pub(super) position: Blocks,
-    /// What it took.
-    pub(super) statistics: SnapshotStatistics,
-    /// Runs that are stored already.
-    pub(super) runs: Vec<RunReference>,
-    /// Takes the extents that are in none of them.
-    pub(super) writer: run::Writer,
-}
-
-impl Level {
-    /// Starts an empty one.
-    pub(super) fn new(repository: &Repository, upload: UploadId) -> Self {
-        Self {
-            position: Blocks::ZERO,
-            statistics: SnapshotStatistics::default(),
-            runs: Vec::new(),
-            writer: run::Writer::new(repository, upload),
-        }
-    }
-
-    /// Enters what is stored.
-    ///
-    /// # Errors
-    /// `Corrupt` where it contradicts what was entered before.
-    pub(super) fn enter(&mut self, entry: Entry) -> Result<()> {
-        match entry {
-            Entry::Stretch(stretch) => {
-                self.position = stretch.position;
-                add(&mut self.statistics, &stretch.statistics);
-                stretch.segments.iter().try_for_each(|segment| self.writer.push(segment))
-            }
-            Entry::Run(reference) => {
-                self.statistics.uploaded_bytes += reference.object_bytes;
-                self.runs.push(reference);
-                self.writer.forget();
-                Ok(())
-            }
-        }
-    }
-}
 
 /// What the stages share.
 pub(super) struct Transfer {
@@ -113,11 +79,48 @@ pub(super) struct Transfer {
     pub(super) progress: Progress,
     compressor: Arc<Compressor>,
     index: Arc<Index>,
-    packs: Vec<Option<PackReference>>,
+    packs: Packs,
     pack: Option<(u32, pack::Writer)>,
     pack_bytes: u32,
     draft: Draft,
     stretches: u64,
+    /// A pack that is put too late, where the protocol is broken on purpose.
+    withheld: Option<(PackReference, Bytes)>,
+}
+
+/// The packs that an offload refers to, by the positions that extents name them by while they are drafted.
+#[derive(Default)]
+pub(super) struct Packs {
+    references: Vec<Option<PackReference>>,
+    positions: HashMap<PackReference, u32>,
+}
+
+impl Packs {
+    /// Gives a pack that is being filled a position.
+    fn open(&mut self) -> u32 {
+        self.references.push(None);
+        u32::try_from(self.references.len() - 1).expect("an offload meets fewer than 4 billion packs")
+    }
+
+    /// Says what has become of the pack that was being filled.
+    fn close(&mut self, position: u32, pack: PackReference) {
+        self.references[position as usize] = Some(pack);
+    }
+
+    /// Returns the position of a pack that is stored.
+    fn position(&mut self, pack: PackReference) -> u32 {
+        if let Some(position) = self.positions.get(&pack) {
+            return *position;
+        }
+        let position = self.open();
+        self.close(position, pack);
+        self.positions.insert(pack, position);
+        position
+    }
+
+    fn resolve(&self, position: u32) -> PackReference {
+        self.references[position as usize].expect("a pack is closed with its stretch")
+    }
 }
 
 /// A stretch being dealt with.
@@ -152,6 +155,8 @@ enum Body {
 
 type Preparing = Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>;
 
+type Look = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
 impl Transfer {
     pub(super) fn new(
         repository: &Repository,
@@ -172,48 +177,66 @@ impl Transfer {
             progress: progress.clone(),
             compressor: Arc::new(Compressor::new(parameters.compression)),
             index: Arc::default(),
-            packs: Vec::new(),
+            packs: Packs::default(),
             pack: None,
             draft: Draft::default(),
             stretches: 0,
+            withheld: None,
+        }
+    }
+
+    /// Remembers packs that an earlier run of this upload stored. All of their chunks are the upload's own.
+    pub(super) fn remember(&mut self, packs: Vec<(PackReference, Table)>) {
+        for (reference, table) in packs {
+            let pack = self.packs.position(reference);
+            for (entry, ordinal) in table.entries.iter().zip(0..) {
+                self.index.enter(&entry.id, Known { pack, ordinal });
+            }
         }
     }
 
     /// Takes up everything the scan gathers, and stores it.
     ///
     /// # Errors
-    /// Those of the store, and `Corrupt` where the snapshot compared with is damaged.
+    /// `Cancelled` where the snapshot is no longer wanted, `Corrupt` where the snapshot compared with is damaged, and
+    /// those of the store.
     pub(super) async fn run(
         &mut self,
         mut gathered: mpsc::Receiver<Gathered>,
-        mut comparison: Option<Comparison>,
+        mut comparison: Comparison,
         level: &mut Level,
         journal: &mut Journal,
     ) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let mut preparing: FuturesOrdered<Preparing> = FuturesOrdered::new();
         let mut puts = FuturesOrdered::new();
+        let mut looks: FuturesUnordered<Look> = FuturesUnordered::new();
         let mut scanning = true;
         self.draft.position = level.position;
-        loop {
+        while scanning || !preparing.is_empty() || !puts.is_empty() {
             tokio::select! {
                 biased;
-                Some(stretch) = puts.next() => self.stored(joined(stretch)??, level, journal).await?,
+                Some(look) = looks.next() => look?,
+                Some(stretch) = puts.next() => {
+                    self.stored(joined(stretch)??, level, journal).await?;
+                    if self.stretches.is_multiple_of(STRETCHES_BETWEEN_LOOKS) && looks.is_empty() {
+                        looks.push(self.look());
+                    }
+                }
                 Some(prepared) = preparing.next(), if puts.len() < PUTS => {
                     if self.place(prepared?) {
-                        puts.push_back(self.put_stretch());
+                        puts.push_back(self.put_stretch(journal, false).await?);
                     }
                 }
                 next = gathered.recv(), if scanning && preparing.len() < 2 * cores => match next {
                     Some(gathered) => preparing.push_back(self.prepare(gathered, &mut comparison).await?),
                     None => scanning = false,
                 },
-                else => break,
             }
         }
         // A scan that failed leaves something behind its last mark, and its error is the caller's to find.
         if self.draft.position > level.position && !self.draft.unmarked {
-            puts.push_back(self.put_stretch());
+            puts.push_back(self.put_stretch(journal, true).await?);
         }
         while let Some(stretch) = puts.next().await {
             self.stored(joined(stretch)??, level, journal).await?;
@@ -222,15 +245,17 @@ impl Transfer {
     }
 
     /// Starts to hash and compress a chunk.
-    async fn prepare(&mut self, gathered: Gathered, comparison: &mut Option<Comparison>) -> Result<Preparing> {
+    async fn prepare(&mut self, gathered: Gathered, comparison: &mut Comparison) -> Result<Preparing> {
         let gathering = match gathered {
             Gathered::Zero(range) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Zero(range))))),
             Gathered::Mark(mark) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Mark(mark))))),
             Gathered::Chunk(gathering) => gathering,
         };
-        if let (Some(comparison), Some(last)) = (comparison, gathering.ranges.last()) {
-            let (repository, index, packs) = (&self.repository, &self.index, &mut self.packs);
-            comparison.advance(repository, last.end(), index, |pack| reserve(packs, Some(pack))).await?;
+        if let Some(last) = gathering.ranges.last() {
+            let blocks = gathering.bytes.len() as u64 / BLOCK_SIZE;
+            for Candidate { id, pack, ordinal } in comparison.advance(*last, blocks).await? {
+                self.index.enter(&id, Known { pack: self.packs.position(pack), ordinal });
+            }
         }
         let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
         let compressor = Arc::clone(&self.compressor);
@@ -292,10 +317,10 @@ impl Transfer {
                 let (repository, upload, packs) = (&self.repository, self.upload, &mut self.packs);
                 let (position, pack) = self.pack.get_or_insert_with(|| {
                     let id = PackId::of(upload, repository.seams().random());
-                    (reserve(packs, None), pack::Writer::new(repository.data_key(), id))
+                    (packs.open(), pack::Writer::new(repository.data_key(), id))
                 });
                 let known = Known { pack: *position, ordinal: pack.push(id, blocks, encoded) };
-                self.index.insert(&id, known);
+                self.index.enter(&id, known);
                 self.draft.statistics.stored_bytes += bytes;
                 self.draft.statistics.chunks += 1;
                 known
@@ -309,27 +334,39 @@ impl Transfer {
         }
     }
 
-    /// Ends the stretch and starts to put its pack, if it filled one.
-    fn put_stretch(&mut self) -> AbortOnDropHandle<Result<Stretch>> {
+    /// Ends the stretch, writes it down and starts to put its pack, if it filled one.
+    async fn put_stretch(
+        &mut self,
+        journal: &mut Journal,
+        is_last: bool,
+    ) -> Result<AbortOnDropHandle<Result<Stretch>>> {
         let mut draft = std::mem::take(&mut self.draft);
         self.draft.position = draft.position;
-        let object = self.pack.take().map(|(position, pack)| {
+        let mut object = self.pack.take().map(|(position, pack)| {
             let (reference, bytes) = pack.finish();
-            self.packs[position as usize] = Some(reference);
+            self.packs.close(position, reference);
             draft.statistics.packs = 1;
             draft.statistics.uploaded_bytes = bytes.len() as u64;
             (reference, bytes)
         });
         draft.extents.sort_unstable_by_key(|extent| extent.range.first);
-        let resolve = |position: u32| self.packs[position as usize].expect("a pack is closed with its stretch");
         let stretch = Stretch {
             position: draft.position,
             statistics: draft.statistics,
-            segments: draft.extents.into_iter().map(|extent| extent.map(resolve)).collect(),
+            segments: draft.extents.into_iter().map(|extent| extent.map(|pack| self.packs.resolve(pack))).collect(),
         };
+        let Entry::Stretch(stretch) = journal.write(&self.worker, Entry::Stretch(stretch)).await? else {
+            unreachable!("an entry is given back as it is")
+        };
+        if self.broken(Mutation::JournalBeforePack) {
+            journal.write(&self.worker, Entry::Stored).await?;
+        }
+        if is_last && self.broken(Mutation::RootBeforePacks) {
+            self.withheld = object.take();
+        }
         let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
         let progress = self.progress.clone();
-        AbortOnDropHandle::new(self.worker.tracker().spawn(async move {
+        Ok(AbortOnDropHandle::new(self.worker.tracker().spawn(async move {
             if let Some((reference, bytes)) = object {
                 let length = bytes.len();
                 bandwidth.acquire(length).await;
@@ -337,20 +374,41 @@ impl Transfer {
                 progress.add_moved(length as u64);
             }
             Ok(stretch)
-        }))
+        })))
     }
 
-    /// Writes down a stretch that is stored, and enters it in the level.
+    /// Writes down that a stretch is stored, and enters it in the level.
     async fn stored(&mut self, stretch: Stretch, level: &mut Level, journal: &mut Journal) -> Result<()> {
-        let entry = self.append(Entry::Stretch(stretch), journal).await?;
-        level.enter(entry)?;
-        self.stretches += 1;
-        if self.stretches.is_multiple_of(STRETCHES_BETWEEN_LOOKS)
-            && let SnapshotState::Gone(tombstone) = self.repository.snapshot(self.snapshot).await?
-        {
-            return Err(Error::Cancelled { snapshot: self.snapshot, reason: tombstone.reason });
+        if !self.broken(Mutation::JournalBeforePack) {
+            journal.write(&self.worker, Entry::Stored).await?;
         }
+        level.enter(&stretch)?;
+        self.stretches += 1;
         self.put_full_run(level, journal).await
+    }
+
+    /// Looks whether the snapshot is still wanted.
+    fn look(&self) -> Look {
+        let (repository, snapshot) = (self.repository.clone(), self.snapshot);
+        Box::pin(async move {
+            match repository.snapshot(snapshot).await? {
+                SnapshotState::Gone(tombstone) => Err(Error::Cancelled { snapshot, reason: tombstone.reason }),
+                SnapshotState::Committed(_) => Err(Error::Conflict { object: names::snapshot_key(snapshot) }),
+                SnapshotState::Absent => Ok(()),
+            }
+        })
+    }
+
+    /// Puts the pack that should have been put before the root.
+    pub(super) async fn put_withheld(&mut self) -> Result<()> {
+        match self.withheld.take() {
+            Some((reference, bytes)) => self.repository.store().put_new(&reference.key(), bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    fn broken(&self, way: Mutation) -> bool {
+        self.repository.seams().broken(way)
     }
 
     /// Puts the level's run if it is full.
@@ -359,8 +417,8 @@ impl Transfer {
             && let Some(finished) = level.writer.finish()
         {
             let reference = self.put_run(finished).await?;
-            let entry = self.append(Entry::Run(reference), journal).await?;
-            level.enter(entry)?;
+            journal.write(&self.worker, Entry::Run(reference.clone())).await?;
+            level.enter_run(reference);
         }
         Ok(())
     }
@@ -374,22 +432,4 @@ impl Transfer {
         self.progress.add_moved(length as u64);
         Ok(reference)
     }
-
-    /// Appends to the journal, off the runtime: it syncs.
-    async fn append(&self, entry: Entry, journal: &mut Journal) -> Result<Entry> {
-        let mut taken = std::mem::take(journal);
-        let appended = self.worker.start(move || {
-            taken.append(&entry);
-            (taken, entry)
-        });
-        let entry;
-        (*journal, entry) = appended.await?;
-        Ok(entry)
-    }
-}
-
-/// Gives a pack a position by which extents name it while they are drafted.
-fn reserve(packs: &mut Vec<Option<PackReference>>, reference: Option<PackReference>) -> u32 {
-    packs.push(reference);
-    u32::try_from(packs.len() - 1).expect("an offload meets fewer than 4 billion packs")
 }

@@ -45,7 +45,7 @@ impl TableCache {
     }
 
     /// Returns a table that was kept.
-    pub(super) fn find(&self, reference: &PackReference) -> Option<Arc<Table>> {
+    pub(crate) fn find(&self, reference: &PackReference) -> Option<Arc<Table>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.clock += 1;
         let clock = state.clock;

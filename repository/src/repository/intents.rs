@@ -28,29 +28,24 @@ impl Repository {
     /// `Conflict` where others keep changing it, and those of the store.
     pub(crate) async fn enter_attempt(&self, snapshot: SnapshotId, volume: VolumeId, attempt: &Attempt) -> Result<()> {
         let key = intent_key(snapshot);
+        // That it is the first attempt is the rule, so nothing is read before.
+        let mut standing: Option<Versioned<Intent>> = None;
         for _ in 0..ENTRY_ROUNDS {
-            let Some(standing) = self.read_intent(snapshot).await? else {
-                let intent = Intent { snapshot, volume, attempts: vec![attempt.clone()] };
-                let bytes = self.seal(Kind::Intent, &key, &intent)?;
-                let is_mine = |found: &[u8]| {
-                    self.open_intent(&key, found).is_ok_and(|found| found.attempt(attempt.upload).is_some())
-                };
-                match self.store().create(&key, bytes, is_mine).await? {
-                    Created::Created => return Ok(()),
-                    Created::Theirs(_) => continue,
+            let outcome = match standing {
+                None => self.create_intent(Intent { snapshot, volume, attempts: vec![attempt.clone()] }, attempt).await,
+                Some(standing) if standing.value.attempt(attempt.upload).is_some() => return Ok(()),
+                Some(standing) => {
+                    let mut intent = standing.value.clone();
+                    if self.seams().broken(Mutation::TakeoverForgets) {
+                        intent.attempts.clear();
+                    }
+                    intent.attempts.push(attempt.clone());
+                    self.replace_intent(&standing, intent).await
                 }
             };
-            if standing.value.attempt(attempt.upload).is_some() {
-                return Ok(());
-            }
-            let mut intent = standing.value.clone();
-            if self.seams().broken(Mutation::TakeoverForgets) {
-                intent.attempts.clear();
-            }
-            intent.attempts.push(attempt.clone());
-            match self.replace_intent(&standing, intent).await {
-                Ok(_) => return Ok(()),
-                Err(Error::Conflict { .. }) => {}
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(Error::Conflict { .. }) => standing = self.read_intent(snapshot).await?,
                 Err(error) => return Err(error),
             }
         }
@@ -66,16 +61,31 @@ impl Repository {
         }
     }
 
+    /// Creates the intent of an attempt.
+    ///
+    /// # Errors
+    /// `Conflict` where there is one.
+    async fn create_intent(&self, intent: Intent, attempt: &Attempt) -> Result<()> {
+        let key = intent_key(intent.snapshot);
+        let bytes = self.seal(Kind::Intent, &key, &intent)?;
+        let is_mine =
+            |found: &[u8]| self.open_intent(&key, found).is_ok_and(|found| found.attempt(attempt.upload).is_some());
+        match self.store().create(&key, bytes, is_mine).await? {
+            Created::Created => Ok(()),
+            Created::Theirs(_) => Err(Error::Conflict { object: key }),
+        }
+    }
+
     /// Replaces an intent that is still as it was read.
     ///
     /// # Errors
     /// `Conflict` where it changed or vanished meanwhile.
-    async fn replace_intent(&self, current: &Versioned<Intent>, intent: Intent) -> Result<Versioned<Intent>> {
+    async fn replace_intent(&self, current: &Versioned<Intent>, intent: Intent) -> Result<()> {
         let key = intent_key(current.value.snapshot);
         let bytes = self.seal(Kind::Intent, &key, &intent)?;
         let ours = bytes.clone();
-        let version = self.store().replace(&key, bytes, &current.version, |found| found == ours).await?;
-        Ok(Versioned { value: intent, version })
+        self.store().replace(&key, bytes, &current.version, |found| found == ours).await?;
+        Ok(())
     }
 
     /// Removes the intent of a snapshot that is committed or cancelled.

@@ -188,7 +188,7 @@ impl Repository {
     }
 
     /// Returns the root that a listing showed, from memory where that version of it was read before.
-    async fn listed_root(&self, id: SnapshotId, version: Option<String>) -> Result<Option<Arc<Root>>> {
+    pub(crate) async fn listed_root(&self, id: SnapshotId, version: Option<String>) -> Result<Option<Arc<Root>>> {
         if let Some(known) = self.inner.roots.get(id, version.as_deref()) {
             return Ok(known);
         }

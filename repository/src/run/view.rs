@@ -85,6 +85,11 @@ impl View {
         self
     }
 
+    /// Goes on at a position, if it has not come so far yet; pages that lie before are not read.
+    pub(crate) fn skip_to(&mut self, position: Blocks) {
+        self.position = self.position.max(position);
+    }
+
     /// Returns the next segment; zero extents are among them.
     ///
     /// # Errors

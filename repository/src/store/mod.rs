@@ -35,7 +35,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::{ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, UpdateVersion, path::Path};
 
 use backoff::Patience;
 pub(crate) use conditional::Created;
@@ -71,6 +71,21 @@ pub(crate) struct Entry {
     pub size: u64,
     /// Differs whenever its content does; an object's listed version need not be equal to the one it is read at.
     pub version: Option<String>,
+    /// When it was put, by the store's clock, which nothing may be decided by: for telling what is likely to be of use.
+    pub modified: jiff::Timestamp,
+}
+
+impl Entry {
+    fn of(meta: ObjectMeta) -> Self {
+        let (seconds, nanos) = (meta.last_modified.timestamp(), meta.last_modified.timestamp_subsec_nanos());
+        let modified = i32::try_from(nanos).ok().and_then(|nanos| jiff::Timestamp::new(seconds, nanos).ok());
+        Self {
+            key: meta.location.into(),
+            size: meta.size,
+            version: meta.e_tag.or(meta.version),
+            modified: modified.unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Debug for Store {
@@ -211,10 +226,7 @@ impl Store {
         let mut patience = Patience::new();
         loop {
             let error = match self.inner.head(&Path::from(key)).await {
-                Ok(meta) => {
-                    let version = meta.e_tag.or(meta.version);
-                    return Ok(Some(Entry { key: key.into(), size: meta.size, version }));
-                }
+                Ok(meta) => return Ok(Some(Entry { key: key.into(), ..Entry::of(meta) })),
                 Err(error) if failure::is_missing(&error) => return Ok(None),
                 Err(error) => self.failed("reading", key, error),
             };
@@ -269,7 +281,7 @@ impl Store {
         };
         listing
             .flatten_stream()
-            .map_ok(|meta| Entry { key: meta.location.into(), size: meta.size, version: meta.e_tag.or(meta.version) })
+            .map_ok(Entry::of)
             .boxed()
     }
 

@@ -42,7 +42,7 @@ impl Agent {
     /// nothing; but nothing beyond `trust`.
     pub(super) async fn choose(&self, record: &Record, trust: Trust) -> Result<Chosen> {
         if trust == Trust::Nothing {
-            return Ok(Chosen { against: Against::Nothing, base: None });
+            return Ok(Chosen { against: Against::Anew, base: None });
         }
         let description = &record.description;
         let lineage = (description.volume, description.incarnation);

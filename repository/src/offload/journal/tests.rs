@@ -71,9 +71,11 @@ fn what_was_appended_is_replayed_and_more_can_be_appended() {
     drop(journal);
     let (mut journal, entries) = read(&path);
     assert_eq!(entries, [stretch(100), run()]);
-    journal.append(&stretch(200));
+    for entry in [stretch(200), Entry::Stored, stretch(300), Entry::Anew] {
+        journal.append(&entry);
+    }
     drop(journal);
-    assert_eq!(read(&path).1, [stretch(100), run(), stretch(200)]);
+    assert_eq!(read(&path).1, [stretch(100), run(), stretch(200), Entry::Stored, stretch(300), Entry::Anew]);
     Journal::remove(Some(&path));
     assert!(Found::open(&path, &opening()).unwrap().is_none());
     Journal::remove(Some(&path));
