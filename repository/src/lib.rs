@@ -25,7 +25,9 @@
 
 pub mod block;
 pub mod check;
+pub mod copy;
 pub mod crypto;
+pub mod difference;
 pub mod error;
 pub mod format;
 #[cfg(test)]
