@@ -22,8 +22,12 @@ pub(crate) async fn delete(world: Arc<World>, repository: Repository, process: A
     let mut left = most;
     while !world.is_over() && left > 0 {
         process.pause(dice.time(100, 2_000_000)).await;
+        // Often what is being built upon.
+        let built_on: Vec<_> = world.built_on.lock().unwrap().values().flatten().copied().collect();
+        let base = (!built_on.is_empty() && dice.one_in(2)).then(|| built_on[dice.index(built_on.len())]);
         let committed = !dice.one_in(4);
-        let Some(id) = pick(&world, &dice, |known| !known.gone && known.committed == committed) else { continue };
+        let id = base.or_else(|| pick(&world, &dice, |known| !known.gone && known.committed == committed));
+        let Some(id) = id.filter(|id| !world.known(*id).gone) else { continue };
         left -= 1;
         world.learn(id, |known| known.asked = true);
         loop {

@@ -10,6 +10,7 @@
 //! [actors]            deleters, restorers, verifiers
 //! [world]             the model, and what must be true
 //! [schedule]          one seed: who does what where
+//! [mutation]          the protocol broken on purpose
 //! ```
 //!
 //! `VARVE_SEED=7 cargo test -p varve-repository --test simulation replay -- --nocapture` runs one seed and prints all that
@@ -20,6 +21,7 @@ mod actors;
 mod bucket;
 mod dice;
 mod link;
+mod mutation;
 mod network;
 mod process;
 mod schedule;
@@ -115,7 +117,8 @@ fn a_seed_decides_everything() {
 #[test]
 fn replay() {
     let Some(seed) = number("VARVE_SEED") else { return };
-    let outcome = schedule::run(seed, None, true);
+    let mutation = std::env::var("VARVE_MUTATION").ok().map(|name| mutation::named(&name));
+    let outcome = schedule::run(seed, mutation, true);
     println!("{} events, hash {}", outcome.events, outcome.hash);
     if let Some(violation) = outcome.violation {
         panic!("seed {seed}: {violation}");

@@ -106,11 +106,6 @@ impl Network {
         *self.weather.lock().unwrap() = Weather::default();
     }
 
-    /// Takes over, for good.
-    pub(crate) fn turn(&self, weather: Weather) {
-        *self.weather.lock().unwrap() = weather;
-    }
-
     fn weather(&self) -> Weather {
         if Instant::now() >= self.fair_at { Weather::default() } else { *self.weather.lock().unwrap() }
     }

@@ -106,19 +106,26 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
         .collect();
     let volumes = 1 + dice.index(3);
     world.writers.store(volumes, Ordering::Relaxed);
-    let mut images: Vec<Image> = Vec::new();
+    let mut earlier: Vec<(Image, Arc<Mutex<Volume>>)> = Vec::new();
     for number in 0..volumes {
-        let mut image = Image::new(2 + dice.below(3));
+        let origin = earlier.last().filter(|_| !dice.one_in(3));
         // Often of the same content as another.
-        if let Some(earlier) = images.last().filter(|_| !dice.one_in(3)) {
-            image = earlier.clone();
-        } else {
-            image.change(dice);
-        }
-        images.push(image.clone());
+        let image = origin.map_or_else(
+            || {
+                let mut image = Image::new(2 + dice.below(3));
+                image.change(dice);
+                image
+            },
+            |(image, _)| image.clone(),
+        );
         let (name, journal) = (format!("v{number}"), folder.join(format!("v{number}")));
-        let volume =
-            Volume::new(name, image, 1 + dice.index(4), journal, Dice::new(world.seed, &format!("volume {number}")));
+        let own = Dice::new(world.seed, &format!("volume {number}"));
+        let mut volume = Volume::new(name, image.clone(), 1 + dice.index(4), journal, own);
+        if let Some((_, origin)) = origin.filter(|_| dice.one_in(2)) {
+            volume = volume.of(origin);
+        }
+        let volume = Arc::new(Mutex::new(volume));
+        earlier.push((image, Arc::clone(&volume)));
         machines[dice.index(count)].jobs.push(Job::Write(volume));
     }
     let others = [

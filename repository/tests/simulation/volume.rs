@@ -69,9 +69,7 @@ impl Image {
         for block in range.first.0..range.end().0 {
             let start = blocks_len(block);
             let word = if content == 0 { 0 } else { content << 32 | block % WINDOW };
-            for bytes in self.bytes[start..start + BLOCK].chunks_mut(8) {
-                bytes.copy_from_slice(&word.to_le_bytes());
-            }
+            self.bytes[start..start + BLOCK].copy_from_slice(&word.to_le_bytes().repeat(BLOCK / 8));
             self.changed.insert(block);
         }
     }
@@ -82,6 +80,12 @@ impl Image {
         let cut = Cut { snapshot, bytes: Arc::new(self.bytes.clone()), changed };
         self.cuts.push(cut.clone());
         cut
+    }
+
+    /// The image as it was cut last, and what led to it.
+    pub(crate) fn at_last_cut(&self) -> Option<Self> {
+        let bytes = self.cuts.last()?.bytes.to_vec();
+        Some(Self { bytes, changed: BTreeSet::new(), cuts: self.cuts.clone() })
     }
 
     /// What changed from one cut to the last one.
@@ -99,7 +103,7 @@ impl Image {
 impl Cut {
     fn is_zero(&self, block: u64) -> bool {
         let start = blocks_len(block);
-        self.bytes[start..start + BLOCK].iter().all(|byte| *byte == 0)
+        self.bytes[start..start + BLOCK] == [0; BLOCK]
     }
 
     /// Everything allocated.

@@ -51,12 +51,13 @@ pub(crate) type Model = BTreeMap<SnapshotId, Known>;
 /// A repository, those who use it, and the model that it is compared with.
 pub(crate) struct World {
     pub(crate) seed: u64,
-    pub(crate) dice: Dice,
     pub(crate) network: Arc<Network>,
     pub(crate) trace: Arc<Trace>,
     pub(crate) model: Mutex<Model>,
     /// Cuts that a second machine tries to write too.
     pub(crate) rivals: Mutex<Vec<Task>>,
+    /// What each volume's snapshot under way builds upon.
+    pub(crate) built_on: Mutex<BTreeMap<String, Option<SnapshotId>>>,
     /// Writers that have not finished.
     pub(crate) writers: AtomicUsize,
     mutation: Option<Mutation>,
@@ -98,11 +99,11 @@ impl World {
         *network.bucket.lock().unwrap() = initial();
         Arc::new(Self {
             seed,
-            dice: Dice::new(seed, "world"),
             network,
             trace,
             model: Mutex::default(),
             rivals: Mutex::default(),
+            built_on: Mutex::default(),
             writers: AtomicUsize::new(0),
             mutation,
             started: tokio::time::Instant::now(),
@@ -137,6 +138,7 @@ impl World {
             let link = Link { network: Arc::clone(&self.network), process: Arc::clone(process) };
             let store = Store::new(Arc::new(link), "simulated:///").with_entropy(Arc::clone(&dice) as _);
             let clock = Arc::new(Skewed { started: self.started, off });
+            let store = if self.mutation == Some(Mutation::TrustsAlreadyExists) { store.credulous() } else { store };
             let mut seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
             seams.mutation = self.mutation;
             match Repository::open(store, &master(), seams).await {

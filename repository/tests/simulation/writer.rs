@@ -13,6 +13,7 @@ use uuid::Uuid;
 use varve_repository::{
     Error, Repository,
     block::Change,
+    id::SnapshotId,
     offload::{Against, Request},
     progress::Progress,
     record::{
@@ -38,6 +39,8 @@ pub(crate) struct Volume {
     task: Option<Task>,
     journal: PathBuf,
     finished: bool,
+    /// A volume whose last cut this one begins as.
+    origin: Option<Arc<Mutex<Self>>>,
     dice: Dice,
 }
 
@@ -62,8 +65,13 @@ enum Outcome {
 }
 
 impl Volume {
-    pub(crate) fn new(name: String, image: Image, left: usize, journal: PathBuf, dice: Dice) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { name, image, left, task: None, journal, finished: false, dice }))
+    pub(crate) fn new(name: String, image: Image, left: usize, journal: PathBuf, dice: Dice) -> Self {
+        Self { name, image, left, task: None, journal, finished: false, origin: None, dice }
+    }
+
+    /// The same as a clone of another volume.
+    pub(crate) fn of(self, origin: &Arc<Mutex<Self>>) -> Self {
+        Self { origin: Some(Arc::clone(origin)), ..self }
     }
 
     /// What a crash leaves of the journal: torn at the end, or, where the disk is lost, nothing.
@@ -85,6 +93,11 @@ impl Volume {
     fn next(&mut self, world: &World, repository: &Repository) -> Option<Task> {
         if self.task.is_none() {
             self.left = self.left.checked_sub(1)?;
+            if let Some(origin) = self.origin.take()
+                && let Some(image) = origin.lock().unwrap().image.at_last_cut()
+            {
+                self.image = image;
+            }
             let name = format!("{}-{}", self.name, self.image.cuts.len());
             self.image.change(&self.dice);
             let cut = self.image.cut(repository.snapshot_id(&name, 0));
@@ -98,6 +111,8 @@ impl Volume {
             }
             self.task = Some(task);
         }
+        let built_on = self.task.as_ref().and_then(Task::base);
+        world.built_on.lock().unwrap().insert(self.name.clone(), built_on);
         self.task.clone()
     }
 
@@ -119,6 +134,16 @@ impl Volume {
             return (Against::Nothing, cut.allocated());
         }
         (Against::Content(others[self.dice.index(others.len())]), cut.allocated())
+    }
+}
+
+impl Task {
+    /// The snapshot that it builds upon.
+    fn base(&self) -> Option<SnapshotId> {
+        match self.against {
+            Against::Nothing => None,
+            Against::Base(base) | Against::Content(base) => Some(base),
+        }
     }
 }
 
