@@ -25,6 +25,7 @@
 
 pub mod block;
 pub mod check;
+pub mod collect;
 pub mod copy;
 pub mod crypto;
 pub mod difference;

@@ -105,6 +105,12 @@ impl PackReference {
     }
 }
 
+/// Returns how many chunks a pack holds, as its reference tells; `None` where a table cannot have that length.
+pub(crate) fn chunk_count(reference: &PackReference) -> Option<usize> {
+    let table_bytes = usize::try_from(reference.object_bytes.checked_sub(reference.table_offset)?).ok()?;
+    table::chunk_count(table_bytes)
+}
+
 /// Returns the key of a pack's object.
 pub(crate) fn key(id: PackId) -> String {
     format!("packs/{id}")

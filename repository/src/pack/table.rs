@@ -27,6 +27,13 @@ const ENTRY_LEN: usize = ChunkId::LEN + 4 + 1 + 1;
 /// Length of the longest table as stored, in bytes.
 pub(super) const MAX_SEALED_LEN: usize = 4 + MAX_CHUNKS * ENTRY_LEN + TAG_LEN;
 
+/// Returns how many chunks a table is of that has so many bytes as stored; `None` where none has.
+pub(super) fn chunk_count(sealed_bytes: usize) -> Option<usize> {
+    let entries = sealed_bytes.checked_sub(4 + TAG_LEN)?;
+    let count = entries / ENTRY_LEN;
+    (entries.is_multiple_of(ENTRY_LEN) && count <= MAX_CHUNKS).then_some(count)
+}
+
 /// Length of the longest chunk as stored, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "128 KiB fit 32 bits")]
 const MAX_STORED_LEN: u32 = (CHUNK_BLOCKS * BLOCK_SIZE) as u32 + TAG_LEN as u32;

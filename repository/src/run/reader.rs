@@ -61,6 +61,15 @@ impl Reader {
     /// # Errors
     /// `Corrupt` naming the run, or the store's.
     pub(crate) async fn open(repository: &Repository, origin: Origin) -> Result<Self> {
+        Self::open_whole(repository, origin, WHOLE_BYTES).await
+    }
+
+    /// Reads and verifies the index of a run, and with it all of one that has at most `whole` bytes: for those who will
+    /// want every page.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the run, or the store's.
+    pub(crate) async fn open_whole(repository: &Repository, origin: Origin, whole: u64) -> Result<Self> {
         let reference = origin.reference().clone();
         let (offset, length) = (reference.index_offset, reference.object_bytes);
         if offset < HEADER_LEN as u64 || length < offset || length - offset > MAX_SEALED_LEN {
@@ -69,7 +78,7 @@ impl Reader {
         let held = match origin {
             Origin::Memory(finished) => Held { offset: 0, bytes: finished.bytes },
             Origin::Stored(_) => {
-                let start = if length <= WHOLE_BYTES { 0 } else { offset };
+                let start = if length <= whole { 0 } else { offset };
                 let bytes = repository.store().get_range(&key(reference.id), start..length).await?;
                 Held { offset: start, bytes }
             }

@@ -25,6 +25,7 @@ mod backoff;
 mod code;
 mod conditional;
 mod credentials;
+mod deletion;
 mod failure;
 mod folder;
 mod location;

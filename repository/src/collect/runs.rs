@@ -1,0 +1,157 @@
+//! Reading runs: each once, whatever number of roots and intents list it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    reach::{Marks, Reach},
+    report::Unreadable,
+    scan::{damage_in_place, reason},
+};
+use crate::{
+    Repository, Result, SnapshotState,
+    block::Blocks,
+    id::{RunId, SnapshotId},
+    progress::Progress,
+    record::snapshot::{Root, RunReference},
+    run::{self, Origin, Place, Reader},
+};
+
+/// Runs read at once.
+const READS: usize = 16;
+
+/// A run up to this size is read with one request, in bytes.
+const WHOLE_BYTES: u64 = 1 << 20;
+
+/// All runs that are held, by id, and by how they are referred to: not all ways can be right, but each is tried.
+#[derive(Debug, Default)]
+pub(super) struct HeldRuns(BTreeMap<RunId, Vec<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    reference: RunReference,
+    /// A root that lists it, as far as one was seen last. Without one it may be missing: then nobody can refer to it.
+    needed_by: Option<SnapshotId>,
+}
+
+/// What a run that is not whole leaves to be decided.
+enum Read {
+    Marks(Vec<Marks>),
+    /// Some of its pages cannot be read: all packs that it names are alive.
+    Pages(Vec<Marks>, Unreadable),
+    Missing,
+    Unreadable(Unreadable),
+}
+
+impl HeldRuns {
+    /// Holds runs.
+    pub(super) fn hold<'a>(
+        &mut self,
+        references: impl IntoIterator<Item = &'a RunReference>,
+        needed_by: Option<SnapshotId>,
+    ) {
+        for reference in references {
+            let ways = self.0.entry(reference.id).or_default();
+            match ways.iter_mut().find(|held| held.reference == *reference) {
+                Some(held) => held.needed_by = held.needed_by.or(needed_by),
+                None => ways.push(Held { reference: reference.clone(), needed_by }),
+            }
+        }
+    }
+
+    /// Tells whether a run is held.
+    pub(super) fn contains(&self, run: RunId) -> bool {
+        self.0.contains_key(&run)
+    }
+
+    /// Reads all of them and marks what is alive; returns that, what cannot be read, and whether what that holds can be told
+    /// nevertheless.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn read(
+        &self,
+        repository: &Repository,
+        roots: &BTreeMap<SnapshotId, Arc<Root>>,
+        progress: &Progress,
+    ) -> Result<(Reach, Vec<Unreadable>, bool)> {
+        let held = || self.0.values().flatten();
+        progress.set_total(held().map(|held| held.reference.object_bytes).sum());
+        let (mut reach, mut unreadable, mut known) = (Reach::default(), Vec::new(), true);
+        let mut reads = stream::iter(held().map(|held| async move {
+            let read = read(repository, &held.reference).await?;
+            progress.add_done(held.reference.object_bytes);
+            progress.add_moved(held.reference.object_bytes);
+            Ok::<_, crate::Error>((held, read))
+        }))
+        .buffered(READS);
+        while let Some((held, read)) = reads.try_next().await? {
+            match read {
+                Read::Marks(marks) => marks.into_iter().for_each(|marks| reach.join(marks)),
+                Read::Pages(marks, damage) => {
+                    marks.into_iter().for_each(|marks| reach.join(marks));
+                    unreadable.push(damage);
+                }
+                Read::Missing if !held.is_needed(repository, roots).await? => {}
+                Read::Missing => {
+                    known = false;
+                    unreadable.push(Unreadable { object: run::key(held.reference.id), reason: "it is missing".into() });
+                }
+                Read::Unreadable(damage) => {
+                    known = false;
+                    unreadable.push(damage);
+                }
+            }
+        }
+        Ok((reach, unreadable, known))
+    }
+}
+
+impl Held {
+    /// Looks whether a root still lists a run that is missing.
+    async fn is_needed(&self, repository: &Repository, roots: &BTreeMap<SnapshotId, Arc<Root>>) -> Result<bool> {
+        if self.needed_by.is_none() {
+            return Ok(false);
+        }
+        for (id, _) in roots.iter().filter(|(_, root)| root.runs.contains(&self.reference)) {
+            match damage_in_place(repository.snapshot(*id).await)? {
+                Ok(SnapshotState::Committed(root)) if !root.runs.contains(&self.reference) => {}
+                Ok(SnapshotState::Absent | SnapshotState::Gone(_)) => {}
+                Ok(SnapshotState::Committed(_)) | Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+}
+
+async fn read(repository: &Repository, reference: &RunReference) -> Result<Read> {
+    let damage = |error| Unreadable { object: run::key(reference.id), reason: reason(&error) };
+    let opened = Reader::open_whole(repository, Origin::Stored(reference.clone()), WHOLE_BYTES).await;
+    let mut reader = match damage_in_place(opened)? {
+        Ok(reader) => reader,
+        Err(error) => {
+            let missing = repository.store().head(&run::key(reference.id)).await?.is_none();
+            return Ok(if missing { Read::Missing } else { Read::Unreadable(damage(error)) });
+        }
+    };
+    let mut marks: Vec<Marks> = reader.index().packs.iter().map(|pack| Marks::new(*pack)).collect();
+    for number in 0..reader.index().pages.len() {
+        match damage_in_place(reader.page(number, Blocks(u64::MAX)).await)? {
+            Ok(extents) => {
+                for extent in extents {
+                    let Place::Chunk(place) = extent.place else { continue };
+                    // The page was decoded against the number of packs, so each position is one of theirs.
+                    if let Some(marks) = usize::try_from(place.pack).ok().and_then(|pack| marks.get_mut(pack)) {
+                        marks.mark(place.ordinal);
+                    }
+                }
+            }
+            Err(error) => {
+                marks.iter_mut().for_each(Marks::mark_whole);
+                return Ok(Read::Pages(marks, damage(error)));
+            }
+        }
+    }
+    Ok(Read::Marks(marks))
+}

@@ -1,0 +1,199 @@
+//! Collection: what nobody refers to goes, what anybody refers to stays, whatever happens meanwhile.
+
+mod image;
+mod storage;
+
+use std::sync::Arc;
+
+use image::{Cut, Image, Seeded, assert_same, base, id, init, master, offload, restore, seams};
+use storage::{Memory, Stop};
+use varve_repository::{
+    Repository, Result,
+    check::Level,
+    collect::{Kind, Options, Plan, Reason, Report},
+    offload::Against,
+    record::snapshot::Root,
+};
+
+async fn collect(repository: &Repository) -> Report {
+    repository.collect(&Options::default(), Default::default(), Default::default()).await.unwrap()
+}
+
+async fn plan(repository: &Repository) -> Plan {
+    repository.plan_collection(&Options::default(), Default::default(), Default::default()).await.unwrap()
+}
+
+/// Opens the repository as a process of its own.
+async fn open(memory: &Arc<Memory>, seed: u64) -> Result<Repository> {
+    Repository::open(memory.store(), &master(), seams(seed)).await
+}
+
+fn found(plan: &Plan, kind: Kind, reason: Reason) -> u64 {
+    let garbage = plan.garbage.iter().filter(|garbage| garbage.kind == kind && garbage.reason == reason);
+    garbage.map(|garbage| garbage.amount.objects).sum()
+}
+
+/// Snapshots, and what each must restore to.
+#[derive(Default)]
+struct Kept(Vec<(Root, Cut)>);
+
+impl Kept {
+    /// Everything restores, nothing is damaged, and nothing unreachable is left.
+    async fn assert_alone(&self, memory: &Arc<Memory>, what: &str) {
+        self.assert_whole(memory, what).await;
+        let repository = open(memory, 98).await.unwrap();
+        let plan = plan(&repository).await;
+        assert_eq!(plan.garbage, [], "{what}");
+        assert_eq!(plan.kept.snapshots, self.0.len() as u64, "{what}");
+        assert_eq!(memory.keys("repacking").await, [""; 0], "{what}");
+    }
+
+    async fn assert_whole(&self, memory: &Arc<Memory>, what: &str) {
+        let repository = open(memory, 99).await.unwrap();
+        for (root, cut) in &self.0 {
+            let restored = restore(&repository, root).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_same(&restored, &cut.bytes, what);
+        }
+    }
+}
+
+/// Five snapshots of a volume, each built upon the one before.
+async fn chain(memory: &Arc<Memory>) -> (Repository, Vec<(Root, Cut)>) {
+    let repository = init(memory.store()).await;
+    let random = Seeded::new(30);
+    let mut image = Image::new(3000);
+    image.write_text(0, 1000, &random);
+    image.write_noise(1000, 500, &random);
+    let mut made: Vec<(Root, Cut)> = Vec::new();
+    for number in 0..5_u64 {
+        let against = made.last().map_or(Against::Nothing, |(root, _)| base(root));
+        let cut = image.cut();
+        made.push((offload(&repository, &format!("s{number}"), &cut, against).await.unwrap(), cut));
+        // Each overwrites a third of what the first has, so that its packs die by and by.
+        image.write_noise(number % 3 * 500, 450, &random);
+    }
+    (repository, made)
+}
+
+#[tokio::test]
+async fn invariant_2_what_deleted_snapshots_alone_referred_to_goes() {
+    let memory = Memory::new();
+    let (repository, made) = chain(&memory).await;
+    let before = memory.keys("packs/").await.len();
+    assert_eq!(plan(&repository).await.garbage, []);
+
+    let (gone, left) = made.split_at(4);
+    for (root, _) in gone {
+        repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    let kept = Kept(left.to_vec());
+    let planned = plan(&repository).await;
+    assert_eq!(memory.keys("packs/").await.len(), before, "a plan changes nothing");
+    let report = collect(&repository).await;
+    assert_eq!(report.plan.garbage, planned.garbage);
+    assert_eq!(report.deleted, planned.garbage);
+    assert!(found(&planned, Kind::Pack, Reason::Unreferenced) >= 1, "{planned:?}");
+    assert!(memory.keys("packs/").await.len() < before);
+    kept.assert_alone(&memory, "after a collection").await;
+
+    for (root, _) in left {
+        repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    collect(&repository).await;
+    for folder in ["packs/", "runs/", "relocated/", "uploads/"] {
+        assert_eq!(memory.keys(folder).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn invariant_2_what_an_undecided_attempt_wrote_and_pins_stays() {
+    let memory = Memory::new();
+    let (repository, made) = chain(&memory).await;
+    let (last, _) = made.last().unwrap();
+    // An attempt that dies at its root: everything else is put.
+    let random = Seeded::new(31);
+    let mut image = Image::new(3000);
+    image.bytes.clone_from(&made.last().unwrap().1.bytes);
+    image.cut();
+    image.write_noise(2000, 500, &random);
+    let cut = image.cut();
+    memory.arm(None);
+    let complete = memory.fork().await;
+    let rival = open(&complete, 41).await.unwrap();
+    complete.arm(None);
+    offload(&rival, "late", &cut, base(last)).await.unwrap();
+    let commit = complete
+        .operations()
+        .iter()
+        .rposition(|operation| matches!(operation, storage::Operation::Put(key, _) if key.starts_with("snapshots/")));
+    let writer = open(&memory, 41).await.unwrap();
+    memory.arm(Some(Stop::Before(commit.unwrap())));
+    offload(&writer, "late", &cut, base(last)).await.unwrap_err();
+    memory.arm(None);
+    let repository = {
+        drop(repository);
+        open(&memory, 42).await.unwrap()
+    };
+
+    for (root, _) in &made {
+        repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    let report = collect(&repository).await;
+    let [undecided] = &report.plan.undecided[..] else { panic!("{report:?}") };
+    assert_eq!((undecided.snapshot, undecided.attempts.len()), (repository.snapshot_id("late", 0), 1));
+    assert_eq!(undecided.attempts[0].node, "node");
+    assert!(undecided.held.objects >= 2 && undecided.held.bytes > 500 * 4096, "{undecided:?}");
+    // What the base's runs say is still there, although the base is not.
+    for run in &last.runs {
+        assert!(memory.keys(&format!("runs/{}", run.id)).await.len() == 1);
+    }
+    // Others go on meanwhile.
+    let cut = image.scan();
+    let root = offload(&repository, "other", &cut, Against::Nothing).await.unwrap();
+    assert_same(&restore(&repository, &root).await.unwrap(), &cut.bytes, "another");
+
+    // Once it is cancelled, nothing holds it.
+    repository.delete_snapshot(undecided.snapshot, "cancelled").await.unwrap();
+    let report = collect(&repository).await;
+    assert_eq!(found(&report.plan, Kind::Intent, Reason::Decided), 1);
+    assert!(found(&report.plan, Kind::Pack, Reason::Abandoned) >= 1, "{report:?}");
+    Kept(vec![(root, cut)]).assert_alone(&memory, "after the cancellation").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_keeps_everything_that_it_might_hold() {
+    let memory = Memory::new();
+    let (repository, made) = chain(&memory).await;
+    repository.delete_snapshot(id(&made[0].0), "deleted").await.unwrap();
+    let packs = memory.keys("packs/").await;
+    let runs = memory.keys("runs/").await;
+    let whole = memory.fork().await;
+
+    for (object, runs_go) in
+        [(format!("snapshots/{}", id(&made[2].0)), false), (format!("runs/{}", made[2].0.runs[0].id), true)]
+    {
+        let memory = whole.fork().await;
+        let mut bytes = memory.read(&object).await;
+        let last = bytes.len() - 40;
+        bytes[last] ^= 1;
+        memory.overwrite(&object, bytes).await;
+        let report = collect(&open(&memory, 50).await.unwrap()).await;
+        assert_eq!(report.plan.unreadable.len(), 1, "{report:?}");
+        assert_eq!(report.plan.unreadable[0].object, object);
+        assert_eq!(memory.keys("packs/").await, packs, "{object}");
+        assert_eq!(memory.keys("runs/").await.len() < runs.len(), runs_go, "{object}");
+    }
+
+    // Deleting the damaged snapshot helps.
+    let object = format!("snapshots/{}", id(&made[2].0));
+    memory.overwrite(&object, b"nonsense".to_vec()).await;
+    let repository = open(&memory, 51).await.unwrap();
+    collect(&repository).await;
+    assert_eq!(memory.keys("packs/").await, packs);
+    repository.delete_snapshot(id(&made[2].0), "deleted").await.unwrap();
+    collect(&repository).await;
+    let mut kept = Kept(made.clone());
+    kept.0.remove(2);
+    kept.0.remove(0);
+    kept.assert_alone(&memory, "after the deletion").await;
+}
