@@ -185,6 +185,9 @@ pub(crate) enum Snapshot {
         /// The file to make; one that is there already is not touched.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+        /// Where something is damaged, leave it zero, list it and go on; the exit status is 1 then.
+        #[arg(long)]
+        keep_going: bool,
         #[command(flatten)]
         access: RepositoryAccess,
         #[command(flatten)]

@@ -110,6 +110,14 @@ pub enum Error {
         /// How many it may have.
         limit: usize,
     },
+    /// The file that is to say what a check looked at already is of no use for it.
+    #[error("the state of a check in {path} cannot be used: {reason}; expected one that this check wrote, or no file")]
+    CheckState {
+        /// The file's path.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A record changed between being read and being written.
     #[error("{object} was changed by another writer")]
     Conflict {
@@ -178,7 +186,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Location { .. } | Self::MasterKey { .. } | Self::RecordTooLarge { .. } => ErrorKind::Invalid,
+            Self::Location { .. } | Self::MasterKey { .. } | Self::CheckState { .. } | Self::RecordTooLarge { .. } => ErrorKind::Invalid,
             Self::NoRepository { .. } | Self::NoSnapshot { .. } => ErrorKind::NotFound,
             Self::AlreadyInitialised { .. } | Self::Conflict { .. } | Self::BaseGone { .. } | Self::Tracking { .. } => {
                 ErrorKind::Conflict

@@ -30,6 +30,7 @@ pub mod copy;
 pub mod crypto;
 pub mod difference;
 pub mod error;
+mod fault;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
@@ -40,6 +41,7 @@ pub mod offload;
 pub mod pack;
 pub mod progress;
 pub mod record;
+pub mod repair;
 mod repository;
 pub mod run;
 pub mod seam;
@@ -48,4 +50,4 @@ pub mod store;
 mod work;
 
 pub use error::{Error, ErrorKind, Result};
-pub use repository::{Claim, Deletion, Repository, SnapshotState, Versioned};
+pub use repository::{Claim, DamagedRoot, Deletion, Readable, Repository, SnapshotState, Versioned};

@@ -110,7 +110,7 @@ async fn a_damaged_run_hurts_the_roots_that_list_it() {
     assert_eq!(report.damages[0].object, key);
     assert_eq!(report.damages[0].hurt.len(), 1);
     assert_eq!(report.damages[0].hurt[0].snapshot, id(&roots[2]));
-    assert!(report.damages[0].hurt[0].ranges.is_empty());
+    assert_eq!(report.damages[0].hurt[0].ranges, [(0, 100 * 4096)]);
 }
 
 #[tokio::test]

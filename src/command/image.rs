@@ -18,13 +18,14 @@ use tokio::task::spawn_blocking;
 use varve_repository::{
     Repository,
     block::{BlockTarget, Blocks},
+    hydrate::{Lost, Salvage},
     id::SnapshotId,
     progress::Progress,
     record::snapshot::Root,
 };
 
 use crate::{
-    failure::Usage,
+    failure::{Found, Usage},
     output::{Output, properties},
     progress,
     quantity::{bytes, millis},
@@ -54,6 +55,8 @@ struct Restored {
     written_bytes: u64,
     fetched_bytes: u64,
     restore_ms: u64,
+    /// What is damaged and was left zero.
+    lost: Vec<Lost>,
 }
 
 /// Makes sure that nothing is where the image is to be.
@@ -71,11 +74,18 @@ pub(crate) fn refuse_existing(path: &Path) -> Result<(), Usage> {
     }
 }
 
-/// Writes a snapshot into a new file, sparse where it holds zeroes.
+/// Writes a snapshot into a new file, sparse where it holds zeroes. With `keep_going` damage is left zero and listed.
 ///
 /// # Errors
-/// The file's, the repository's, or that it was interrupted; nothing is left behind then.
-pub(crate) async fn restore(repository: &Repository, root: &Root, to: &Path, output: Output) -> anyhow::Result<()> {
+/// The file's, the repository's, or that it was interrupted; nothing is left behind then. `Found` where something was
+/// damaged and left zero: the file is there then.
+pub(crate) async fn restore(
+    repository: &Repository,
+    root: &Root,
+    to: &Path,
+    keep_going: bool,
+    output: Output,
+) -> anyhow::Result<()> {
     let started = Instant::now();
     let cancel = signal::watch(Second::Ignored)?;
     let folder = match to.parent() {
@@ -93,8 +103,15 @@ pub(crate) async fn restore(repository: &Repository, root: &Root, to: &Path, out
 
     let target = Arc::new(Image(partial.as_file().try_clone().context("sharing the image")?));
     let counters = Progress::default();
-    let work = repository.hydrate(root, target, counters.clone(), cancel);
-    let statistics = progress::watch("restoring", &counters, work).await?;
+    let work = async {
+        if keep_going {
+            repository.salvage(root, target, counters.clone(), cancel).await
+        } else {
+            let statistics = repository.hydrate(root, target, counters.clone(), cancel).await?;
+            Ok(Salvage { statistics, lost: Vec::new() })
+        }
+    };
+    let Salvage { statistics, lost } = progress::watch("restoring", &counters, work).await?;
 
     let file = to.to_owned();
     spawn_blocking(move || -> anyhow::Result<()> {
@@ -118,17 +135,39 @@ pub(crate) async fn restore(repository: &Repository, root: &Root, to: &Path, out
         written_bytes: statistics.written_bytes,
         fetched_bytes: statistics.fetched_bytes,
         restore_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        lost,
     };
     output.print(&restored, |restored| {
-        properties([
+        let mut table = properties([
             ("snapshot", restored.snapshot.to_string()),
             ("file", restored.file.display().to_string()),
             ("size", bytes(restored.capacity_bytes)),
             ("written", bytes(restored.written_bytes)),
             ("fetched", bytes(restored.fetched_bytes)),
             ("time", millis(started.elapsed().as_secs_f64() * 1000.0)),
-        ])
-    })
+        ]);
+        for lost in &restored.lost {
+            let end = lost.start.saturating_add(lost.length);
+            let what = format!("bytes [{}, {end}): {}: {}", lost.start, lost.object, lost.reason);
+            table.add_row(["left zero".to_owned(), what]);
+        }
+        table
+    })?;
+    verdict(&restored)
+}
+
+/// Fails where something was left zero.
+fn verdict(restored: &Restored) -> anyhow::Result<()> {
+    if restored.lost.is_empty() {
+        return Ok(());
+    }
+    let total: u64 = restored.lost.iter().map(|lost| lost.length).sum();
+    Err(Found(format!(
+        "{} is not whole: {total} bytes in {} ranges are damaged in the repository and were left zero",
+        restored.file.display(),
+        restored.lost.len()
+    ))
+    .into())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use comfy_table::Table;
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
 use varve_repository::{
-    Deletion, Repository, SnapshotState,
+    Deletion, Readable, Repository, SnapshotState,
     id::{SnapshotId, VolumeId},
     record::snapshot::{Method, Root},
 };
@@ -50,8 +50,9 @@ pub(crate) async fn run(command: Snapshot) -> anyhow::Result<()> {
     match command {
         Snapshot::List { volume, access, answer } => {
             let volume = volume.as_deref().map(id::<VolumeId>).transpose()?;
-            let roots = repository::open(&access).await?.snapshots().await?;
-            answer.output.print(&rows(&roots, volume), |rows| list(rows))
+            let readable = repository::open(&access).await?.readable_snapshots().await?;
+            warn_of_damage(&readable);
+            answer.output.print(&rows(&readable.roots, volume), |rows| list(rows))
         }
         Snapshot::Show { id: text, access, answer } => {
             let id = id(&text)?;
@@ -73,13 +74,23 @@ pub(crate) async fn run(command: Snapshot) -> anyhow::Result<()> {
             };
             answer.output.print(&Deleted { id, deleted }, |_| properties([("deleted", id.to_string())]))
         }
-        Snapshot::Restore { id: text, to, access, answer } => {
+        Snapshot::Restore { id: text, to, keep_going, access, answer } => {
             let id = id(&text)?;
             image::refuse_existing(&to)?;
             let repository = repository::open(&access).await?;
             let root = committed(&repository, id).await?;
-            image::restore(&repository, &root, &to, answer.output).await
+            image::restore(&repository, &root, &to, keep_going, answer.output).await
         }
+    }
+}
+
+/// Says which snapshots cannot be listed, since their roots are damaged.
+pub(crate) fn warn_of_damage(readable: &Readable) {
+    for damaged in &readable.damaged {
+        eprintln!(
+            "snapshot {} is left out: its root is damaged: {}; see `varve repository repair`",
+            damaged.snapshot, damaged.reason
+        );
     }
 }
 
@@ -164,6 +175,9 @@ fn show(root: &Root) -> Table {
         ("pause", millis(pause(root).as_secs_f64() * 1000.0)),
         ("offload", format!("{} ms", statistics.offload_millis)),
     ]);
+    if let Some(repaired_at) = root.repaired_at {
+        table.add_row(["repaired".to_owned(), moment(repaired_at)]);
+    }
     if let Some(group) = description.group {
         table.add_row(["group".to_owned(), group.to_string()]);
     }

@@ -40,7 +40,9 @@ pub(crate) async fn run(command: Volume) -> anyhow::Result<()> {
             let Some(volume) = repository.volume(id).await? else {
                 bail!("no volume {id} in this repository: `varve volume list` names those that are there");
             };
-            let snapshots = snapshot::rows(&repository.snapshots().await?, Some(id));
+            let readable = repository.readable_snapshots().await?;
+            snapshot::warn_of_damage(&readable);
+            let snapshots = snapshot::rows(&readable.roots, Some(id));
             answer.output.print(&Shown { volume: volume.value, snapshots }, show)
         }
     }

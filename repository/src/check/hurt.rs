@@ -1,21 +1,22 @@
 //! What damage takes from which snapshots.
 //!
-//! Only snapshots that can be hurt are walked: those whose runs refer to a damaged pack. Where pages of a run are damaged
-//! as well, the walk passes over them, as they have been noted with all that they cover.
+//! Only snapshots that can be hurt are walked: those that list a damaged run, and those whose runs refer to a damaged
+//! pack. What counts is what a snapshot still shows: a damaged chunk, page or run that newer levels hide hurts nobody.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use super::{Check, Fault, Hurt, packs::Loss, runs::Runs};
+use super::{Check, Hurt, Loss, runs::Runs};
 use crate::{
     Result,
     block::BlockRange,
+    fault::Fault,
     id::RunId,
     pack::PackReference,
-    record::snapshot::{Root, RunReference},
-    run::{self, Origin, Place, Reader, View},
+    record::snapshot::Root,
+    run::{Found, Origin, Place, Reader, View},
 };
 
 /// Most ranges given for one snapshot and object; a pack of single blocks could otherwise name thousands in each.
@@ -27,87 +28,57 @@ impl Check<'_> {
         &mut self,
         roots: &[Arc<Root>],
         runs: &Runs,
-        packs: &BTreeMap<PackReference, Loss>,
+        losses: &BTreeMap<PackReference, Loss>,
     ) -> Result<()> {
-        for root in roots {
-            for reference in &root.runs {
-                if runs.lost.contains(reference) {
-                    self.hurt(&run::key(reference.id), root, Vec::new());
-                } else if let Some(pages) = runs.lost_pages.get(&reference.id) {
-                    let mut ranges = Ranges::default();
-                    pages.iter().for_each(|(_, range)| ranges.add(*range));
-                    self.hurt(&run::key(reference.id), root, ranges.bytes());
+        let mut touched: HashSet<RunId> = runs.damaged.clone();
+        if !losses.is_empty() {
+            for reference in &runs.readable {
+                // One that has become unreadable since is found by the walk of whoever else is touched, or next time.
+                let opened = Reader::open(self.repository, Origin::Stored(reference.clone())).await;
+                let Ok(reader) = Fault::sort(opened)? else { continue };
+                if reader.index().packs.iter().any(|pack| losses.contains_key(pack)) {
+                    touched.insert(reference.id);
                 }
             }
         }
-        if packs.is_empty() {
-            return Ok(());
-        }
-        let touched = self.runs_that_refer_to(packs, runs).await?;
-        let skip = runs.lost_pages.iter().flat_map(|(id, pages)| pages.iter().map(|(number, _)| (*id, *number)));
-        let skip: Arc<run::view::Skip> = Arc::new(skip.collect());
         for root in roots.iter().filter(|root| root.runs.iter().any(|run| touched.contains(&run.id))) {
-            self.walk(root, runs, packs, &skip).await?;
+            self.walk(root, losses).await?;
         }
         Ok(())
     }
 
-    /// Finds the runs that refer to a damaged pack, by their indexes.
-    async fn runs_that_refer_to(&self, packs: &BTreeMap<PackReference, Loss>, runs: &Runs) -> Result<HashSet<RunId>> {
-        let mut touched = HashSet::new();
-        for reference in &runs.readable {
-            // One that has become unreadable since is no worse than what was noted.
-            let opened = Reader::open(self.repository, Origin::Stored(reference.clone())).await;
-            let Ok(reader) = Fault::sort(opened)? else { continue };
-            if reader.index().packs.iter().any(|pack| packs.contains_key(pack)) {
-                touched.insert(reference.id);
-            }
-        }
-        Ok(touched)
-    }
-
-    /// Walks a snapshot and notes what of it lies in damaged chunks.
-    async fn walk(
-        &mut self,
-        root: &Root,
-        runs: &Runs,
-        packs: &BTreeMap<PackReference, Loss>,
-        skip: &Arc<run::view::Skip>,
-    ) -> Result<()> {
-        let readable: Vec<RunReference> =
-            root.runs.iter().filter(|reference| !runs.lost.contains(reference)).cloned().collect();
-        let capacity = BlockRange::new(0, root.description.capacity_bytes / crate::block::BLOCK_SIZE);
-        let mut view = View::of(self.repository, &readable, capacity).skipping(Arc::clone(skip));
-        let mut hurt: BTreeMap<PackReference, Ranges> = BTreeMap::new();
-        let failed = loop {
-            match Fault::sort(view.next().await)? {
-                Err(fault) => break Some(fault),
-                Ok(None) => break None,
-                Ok(Some(segment)) => {
-                    let Place::Chunk(place) = segment.place else { continue };
-                    if packs.get(&place.pack).is_some_and(|loss| loss.takes(place.ordinal)) {
-                        hurt.entry(place.pack).or_default().add(segment.range);
+    /// Walks a snapshot and notes what of it is lost, and to which object.
+    async fn walk(&mut self, root: &Root, losses: &BTreeMap<PackReference, Loss>) -> Result<()> {
+        let mut view = View::whole(self.repository, root);
+        let mut hurt: BTreeMap<String, Ranges> = BTreeMap::new();
+        let mut faults = BTreeSet::new();
+        while let Some(found) = view.next_found().await? {
+            match found {
+                Found::Lost(range, fault) => {
+                    hurt.entry(fault.object.clone()).or_default().add(range);
+                    if !self.damages.contains_key(&fault.object) {
+                        faults.insert((*fault).clone());
+                    }
+                }
+                Found::Segment(segment) => {
+                    if let Place::Chunk(place) = segment.place
+                        && let Some(fault) = losses.get(&place.pack).and_then(|loss| loss.of(place.ordinal))
+                    {
+                        hurt.entry(fault.object.clone()).or_default().add(segment.range);
                     }
                 }
             }
-        };
-        for (pack, ranges) in hurt {
-            self.hurt(&pack.key(), root, ranges.bytes());
         }
-        if let Some(fault) = failed {
-            let object = self.note(fault).object.clone();
-            self.hurt(&object, root, Vec::new());
+        for fault in faults {
+            self.note(fault);
+        }
+        let (snapshot, volume) = (root.description.id, Some(root.description.volume));
+        for (object, ranges) in hurt {
+            if let Some(damage) = self.damages.get_mut(&object) {
+                damage.hurt.push(Hurt { snapshot, volume, ranges: ranges.bytes() });
+            }
         }
         Ok(())
-    }
-
-    fn hurt(&mut self, object: &str, root: &Root, ranges: Vec<(u64, u64)>) {
-        let (snapshot, volume) = (root.description.id, Some(root.description.volume));
-        if let Some(damage) = self.damages.get_mut(object)
-            && damage.hurt.iter().all(|hurt| hurt.snapshot != snapshot)
-        {
-            damage.hurt.push(Hurt { snapshot, volume, ranges });
-        }
     }
 }
 

@@ -3,95 +3,78 @@
 //! ```text
 //! [records]  the repository, volumes, intents, roots      each opens
 //! [runs]     each run once: index and every page          each matches the root
-//! [packs]    each pack once: there, its table, its chunks each matches the runs
+//! [packs]    each pack once: there, its table, its chunks each matches the runs; or where it was repacked to
 //! [hurt]     which bytes of which snapshots damage takes   only where there is damage
+//! [pass]     what was looked at already                    a file of the operator's
 //! ```
 //!
 //! Damage is what a check is for: it is noted and the check goes on. Only a store that does not answer ends one.
 //!
 //! # Invariants
 //! A snapshot that is named by no damage restores, as far as the level looked. Memory: references to all runs and packs
-//! (some 100 bytes each), what is damaged, and a few reads under way.
+//! (some 100 bytes each), what is damaged, and the reads under way: 4 MiB for each, two for each core.
 //!
 //! # Concurrency
 //! What is written meanwhile may or may not be seen. A snapshot that is deleted while its packs are being read, and
 //! collected at once, can show as damaged; checking again settles it.
 
 mod hurt;
+mod options;
 mod packs;
+mod pass;
 mod records;
+mod relocated;
+mod report;
 mod runs;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+
+pub use options::{Level, Options, Percent};
+use pass::Pass;
+pub use report::{Coverage, Damage, Hurt, PassReport, Report};
+
+pub(crate) use packs::{Loss, read_back as read_pack_back};
+pub(crate) use runs::read_back as read_run_back;
 
 use crate::{
     Error, Repository, Result,
-    id::{SnapshotId, VolumeId},
+    fault::Fault,
+    id::{RunId, SnapshotId},
+    pack::PackReference,
     progress::Progress,
+    record::snapshot::Root,
+    work::Worker,
 };
 
 /// Objects read at once.
 const READS: usize = 8;
 
-/// How deep to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Records and runs are readable and refer to one another rightly.
-    Structure,
-    /// Also every pack is there, of the right size, and its table is whole.
-    Presence,
-    /// Also every chunk decrypts, decompresses and hashes to its id.
-    Content,
-}
-
-/// A damaged object, and what it hurts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Damage {
-    /// The object's key in the bucket.
-    pub object: String,
-    /// What does not fit; the first such thing where there are several.
-    pub reason: String,
-    /// The snapshots that it hurts, and the byte ranges of each (start, length); no range where all of it is hurt.
-    pub hurt: Vec<Hurt>,
-}
-
-/// What a damaged object takes from one snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Hurt {
-    /// The snapshot.
-    pub snapshot: SnapshotId,
-    /// Its volume; absent where the damaged object is the root, which would name it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub volume: Option<VolumeId>,
-    /// Byte ranges (start, length) of the volume that cannot be restored, ascending. Where there are very many,
-    /// neighbouring ones are given as one.
-    pub ranges: Vec<(u64, u64)>,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Roots checked.
-    pub snapshots: u64,
-    /// Runs checked.
-    pub runs: u64,
-    /// Packs checked; 0 below [`Level::Presence`].
-    pub packs: u64,
-    /// Chunks checked; 0 below [`Level::Content`].
-    pub chunks: u64,
-    /// Bytes of runs and packs read from the store.
-    pub read_bytes: u64,
-    /// Everything damaged, ordered by key; empty when the repository is whole.
-    pub damages: Vec<Damage>,
+/// All that a check knows in the end; a repair goes on from here.
+pub(crate) struct Findings {
+    pub(crate) report: Report,
+    /// The roots that can be read, ordered by id.
+    pub(crate) roots: Vec<Arc<Root>>,
+    /// Those that cannot.
+    pub(crate) lost_roots: BTreeMap<SnapshotId, Fault>,
+    /// What is lost of which pack.
+    pub(crate) losses: BTreeMap<PackReference, Loss>,
+    /// Every pack that a run refers to.
+    pub(crate) packs: BTreeSet<PackReference>,
+    /// Runs of which some pages, or all, cannot be read.
+    pub(crate) damaged_runs: HashSet<RunId>,
 }
 
 /// A check under way.
 struct Check<'a> {
     repository: &'a Repository,
     level: Level,
+    sample: Option<Percent>,
+    pass: Option<&'a mut Pass>,
     progress: Progress,
     report: Report,
     /// What was found damaged, by key.
@@ -99,59 +82,75 @@ struct Check<'a> {
 }
 
 impl Repository {
-    /// Checks the repository down to a level.
+    /// Checks the repository down to a level, whole or in part.
     ///
     /// # Errors
-    /// The store's, or `Interrupted`; damage is no error but part of the report.
-    pub async fn check(&self, level: Level, progress: Progress, cancel: CancellationToken) -> Result<Report> {
-        let check = Check { repository: self, level, progress, report: Report::default(), damages: BTreeMap::new() };
-        cancel.run_until_cancelled(Box::pin(check.run())).await.unwrap_or(Err(Error::Interrupted))
+    /// The store's, `Interrupted`, `CheckState` for a state that is of something else, and `Local` where it cannot be
+    /// written; damage is no error but part of the report.
+    ///
+    /// # Cancellation
+    /// By the token. What was looked at until then is in the state that the options name.
+    pub async fn check(
+        &self,
+        options: impl Into<Options>,
+        progress: Progress,
+        cancel: CancellationToken,
+    ) -> Result<Report> {
+        Ok(self.find_damage(options.into(), progress, cancel).await?.report)
+    }
+
+    /// Checks the repository, and returns what was found in full.
+    pub(crate) async fn find_damage(
+        &self,
+        options: Options,
+        progress: Progress,
+        cancel: CancellationToken,
+    ) -> Result<Findings> {
+        let Options { level, sample, resume } = options;
+        let worker = Worker::new(self.seams().work);
+        let mut pass = match resume {
+            Some(path) => Some(Pass::open(path, self, level, &worker).await?),
+            None => None,
+        };
+        let check = Check {
+            repository: self,
+            level,
+            sample,
+            pass: pass.as_mut(),
+            progress,
+            report: Report { level, ..Report::default() },
+            damages: BTreeMap::new(),
+        };
+        let result = cancel.run_until_cancelled(Box::pin(check.run())).await.unwrap_or(Err(Error::Interrupted));
+        if let Some(pass) = pass {
+            // A save under way when the check was cancelled must not end after this one.
+            worker.finish().await;
+            let complete = result.as_ref().is_ok_and(|found| found.report.pass.is_some_and(|pass| pass.complete));
+            pass.end(complete, &worker).await?;
+        }
+        result
     }
 }
 
 impl Check<'_> {
-    async fn run(mut self) -> Result<Report> {
-        let roots = self.check_records().await?;
+    async fn run(mut self) -> Result<Findings> {
+        let (roots, lost_roots) = self.check_records().await?;
         self.report.snapshots = roots.len() as u64;
-        let runs = self.check_runs(&roots).await?;
-        let damaged = if self.level >= Level::Presence { self.check_packs(&runs).await? } else { BTreeMap::new() };
-        self.attribute(&roots, &runs, &damaged).await?;
+        let listed = if self.level >= Level::Presence { Some(self.list_packs().await?) } else { None };
+        let mut runs = self.check_runs(&roots, listed.as_ref()).await?;
+        let losses = match &listed {
+            Some(listed) => self.check_packs(&mut runs, listed).await?,
+            None => BTreeMap::new(),
+        };
+        self.attribute(&roots, &runs, &losses).await?;
         self.report.damages = self.damages.into_values().collect();
-        Ok(self.report)
+        let packs = runs.packs.into_keys().collect();
+        Ok(Findings { report: self.report, roots, lost_roots, losses, packs, damaged_runs: runs.damaged })
     }
 
     /// Notes that an object is damaged; what is said of it first stands.
     fn note(&mut self, fault: Fault) -> &mut Damage {
         let Fault { object, reason } = fault;
         self.damages.entry(object.clone()).or_insert(Damage { object, reason, hurt: Vec::new() })
-    }
-}
-
-/// What is wrong with an object.
-#[derive(Clone, Debug)]
-struct Fault {
-    object: String,
-    reason: String,
-}
-
-impl Fault {
-    /// Takes an error that says that an object is damaged; passes any other on.
-    fn of(error: Error) -> Result<Self> {
-        match error {
-            Error::Corrupt { object, reason } => Ok(Self { object, reason }),
-            // A bit of the version may have flipped; and what this program cannot read, it cannot restore.
-            Error::FutureFormat { object, found, .. } => {
-                Ok(Self { object, reason: format!("it has format version {found}, which this program does not read") })
-            }
-            error => Err(error),
-        }
-    }
-
-    /// Sorts a result into what was read and what is wrong.
-    fn sort<T>(result: Result<T>) -> Result<Result<T, Self>> {
-        match result {
-            Ok(value) => Ok(Ok(value)),
-            Err(error) => Self::of(error).map(Err),
-        }
     }
 }

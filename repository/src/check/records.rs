@@ -1,20 +1,21 @@
 //! Checking the small records: that each opens.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Check, Fault, Hurt, READS};
+use super::{Check, Hurt, READS};
 use crate::{
     Result, SnapshotState,
+    fault::Fault,
     id::{SnapshotId, VolumeId},
     record::snapshot::Root,
     repository::names::{SNAPSHOTS, UPLOADS, VOLUMES},
 };
 
 impl Check<'_> {
-    /// Opens every record; returns the roots, ordered by id.
-    pub(super) async fn check_records(&mut self) -> Result<Vec<Arc<Root>>> {
+    /// Opens every record; returns the roots, ordered by id, and those that cannot be read.
+    pub(super) async fn check_records(&mut self) -> Result<(Vec<Arc<Root>>, BTreeMap<SnapshotId, Fault>)> {
         let repository = self.repository;
         if let Err(fault) = Fault::sort(repository.reread().await)? {
             self.note(fault);
@@ -36,14 +37,17 @@ impl Check<'_> {
         let mut states = stream::iter(snapshots)
             .map(async |(id, _)| Ok::<_, crate::Error>((id, Fault::sort(repository.snapshot(id).await)?)))
             .buffered(READS);
-        let mut roots = Vec::new();
+        let (mut roots, mut lost) = (Vec::new(), BTreeMap::new());
         while let Some((snapshot, state)) = states.try_next().await? {
             match state {
                 Ok(SnapshotState::Committed(root)) => roots.push(Arc::from(root)),
                 Ok(SnapshotState::Gone(_) | SnapshotState::Absent) => {}
-                Err(fault) => self.note(fault).hurt.push(Hurt { snapshot, volume: None, ranges: Vec::new() }),
+                Err(fault) => {
+                    self.note(fault.clone()).hurt.push(Hurt { snapshot, volume: None, ranges: Vec::new() });
+                    lost.insert(snapshot, fault);
+                }
             }
         }
-        Ok(roots)
+        Ok((roots, lost))
     }
 }

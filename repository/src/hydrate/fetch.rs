@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Statistics, plan::Read};
+use super::{
+    Patience, Statistics, add,
+    losses::Losses,
+    plan::{Read, Wanted},
+};
 use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockTarget, Blocks},
+    fault::Fault,
     pack::{self, Chunks},
     progress::Progress,
     work::Worker,
@@ -24,23 +29,55 @@ pub(super) struct Fetcher {
     pub(super) progress: Progress,
     /// Heeded before every chunk.
     pub(super) stop: CancellationToken,
+    /// Takes what is damaged; without it damage is an error.
+    pub(super) losses: Option<Arc<Losses>>,
 }
 
 impl Fetcher {
     /// Fetches, verifies and writes.
     ///
     /// # Errors
-    /// `Corrupt` naming the pack, `Interrupted`, and those of the store and the target.
+    /// `Corrupt` naming the pack, unless losses are taken; `Interrupted`, and those of the store and the target.
     pub(super) async fn fetch(self: Arc<Self>, read: Read) -> Result<Statistics> {
-        let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
-        let chunks = self.stop.run_until_cancelled(pack::read_chunks(&self.repository, &read.pack, &wanted));
-        let chunks = chunks.await.unwrap_or(Err(Error::Interrupted))?;
+        let chunks = self.read(&read).await;
+        let chunks = match (&self.losses, chunks) {
+            (Some(losses), Err(error)) => {
+                let fault = Fault::of(error)?;
+                if read.chunks.len() == 1 {
+                    read.chunks.iter().for_each(|chunk| lose(losses, chunk, &fault));
+                    return Ok(Statistics::default());
+                }
+                // One by one: where a pack is cut short, or a part of it cannot be found, the rest may be there.
+                let mut statistics = Statistics::default();
+                for chunk in read.chunks {
+                    let alone = Read { pack: read.pack, chunks: vec![chunk] };
+                    add(&mut statistics, Box::pin(Arc::clone(&self).fetch(alone)).await?);
+                }
+                return Ok(statistics);
+            }
+            (_, chunks) => chunks?,
+        };
         self.progress.add_moved(chunks.read_bytes());
         let written = self.worker.start({
             let fetcher = Arc::clone(&self);
             move || fetcher.write(&read, &chunks)
         });
         written.await?
+    }
+
+    /// Reads the chunks, again where the store fails for a moment.
+    async fn read(&self, read: &Read) -> Result<Chunks> {
+        let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
+        let patiently = async {
+            let mut patience = Patience::default();
+            loop {
+                match pack::read_chunks(&self.repository, &read.pack, &wanted).await {
+                    Err(error) if patience.outlasts(&self.repository, &error).await => {}
+                    chunks => return chunks,
+                }
+            }
+        };
+        self.stop.run_until_cancelled(patiently).await.unwrap_or(Err(Error::Interrupted))
     }
 
     /// Verifies every chunk and writes what is wanted of it; blocking.
@@ -51,7 +88,13 @@ impl Fetcher {
             if self.stop.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            let plain = plain?;
+            let plain = match (&self.losses, plain) {
+                (Some(losses), Err(error)) => {
+                    lose(losses, chunk, &Fault::of(error)?);
+                    continue;
+                }
+                (_, plain) => plain?,
+            };
             for piece in &chunk.pieces {
                 let (skipped, length) = (Blocks(piece.skip.into()).bytes(), piece.range.count.bytes());
                 let piece_bytes = usize::try_from(skipped).ok().zip(usize::try_from(length).ok());
@@ -64,6 +107,11 @@ impl Fetcher {
         pending.flush()?;
         Ok(statistics)
     }
+}
+
+/// Enters all that is wanted of a chunk as lost.
+fn lose(losses: &Losses, chunk: &Wanted, fault: &Fault) {
+    chunk.pieces.iter().for_each(|piece| losses.add(piece.range, fault));
 }
 
 /// Blocks that are verified and not yet written.

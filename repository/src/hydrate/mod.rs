@@ -4,14 +4,17 @@
 //! [run::view]  what the snapshot holds, in ascending order
 //! [plan]       windows of it, grouped into reads of packs
 //! [fetch]      reads, several at once: verified, opened, written
+//! [losses]     what could not be read, where that is not to be the end of it
 //! ```
 //!
 //! # Invariants
 //! No byte reaches the target before its chunk has matched its id, the chunk's place the pack's table, the table the run,
 //! and the run the root. Memory: the reads under way and the tables kept, some 64 MiB at most, whatever the size of the
-//! volume.
+//! volume; and what is lost, as long as it is listed.
 
 mod fetch;
+mod losses;
+mod patience;
 mod plan;
 
 use std::sync::Arc;
@@ -19,16 +22,21 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use losses::Lost;
+pub(crate) use patience::Patience;
+
 use crate::{
-    Error, Repository, Result,
+    Error, Repository, Result, SnapshotState,
     block::BlockTarget,
     pack::TableCache,
     progress::Progress,
     record::snapshot::Root,
+    repository::names,
     run::View,
     work::{Worker, joined},
 };
 use fetch::Fetcher;
+use losses::Losses;
 use plan::Planner;
 
 /// Reads under way at once.
@@ -43,12 +51,29 @@ pub struct Statistics {
     pub fetched_bytes: u64,
 }
 
+/// What a restore that keeps going has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Salvage {
+    /// What it moved.
+    pub statistics: Statistics,
+    /// What stays zero, in the order of the image; none where all of it was restored.
+    pub lost: Vec<Lost>,
+}
+
+/// Where blocks are written, and what goes with it.
+pub(crate) struct Sink {
+    pub(crate) target: Arc<dyn BlockTarget>,
+    pub(crate) progress: Progress,
+    pub(crate) cancel: CancellationToken,
+}
+
 impl Repository {
     /// Writes every block that is not zero of a snapshot to the target, each verified before it is written, and makes
-    /// it durable.
+    /// it durable. Reads that fail for a moment are tried again.
     ///
     /// # Errors
-    /// `Corrupt` naming the damaged object, `Interrupted`, and those of the store and the target. The target then
+    /// `Corrupt` naming the damaged object, `Cancelled` where the snapshot was deleted meanwhile, `Conflict` where it was
+    /// repaired meanwhile and must be read anew, `Interrupted`, and those of the store and the target. The target then
     /// holds a part of the snapshot and is to be thrown away.
     ///
     /// # Cancellation
@@ -61,18 +86,67 @@ impl Repository {
         progress: Progress,
         cancel: CancellationToken,
     ) -> Result<Statistics> {
-        progress.set_total(root.statistics.data_bytes);
+        let filled = self.fill(root, Sink { target, progress, cancel }, None).await;
+        self.explain(root, filled).await
+    }
+
+    /// Does the same and keeps going: what is damaged stays zero, and is listed. So is what an unreadable run or page
+    /// may have covered, even where an older one says something of it: that may be out of date.
+    ///
+    /// # Errors
+    /// Those of [`hydrate`](Self::hydrate), but for `Corrupt`.
+    ///
+    /// # Cancellation
+    /// As of [`hydrate`](Self::hydrate).
+    pub async fn salvage(
+        &self,
+        root: &Root,
+        target: Arc<dyn BlockTarget>,
+        progress: Progress,
+        cancel: CancellationToken,
+    ) -> Result<Salvage> {
+        let losses = Arc::new(Losses::default());
+        let filled = self.fill(root, Sink { target, progress, cancel }, Some(&losses)).await;
+        let statistics = self.explain(root, filled).await?;
+        let lost = losses.into_list();
+        if let Some(first) = lost.first() {
+            // What looks like damage may be a deletion.
+            let damage = Error::Corrupt { object: first.object.clone(), reason: first.reason.clone() };
+            match self.explain::<()>(root, Err(damage)).await {
+                Err(Error::Corrupt { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Salvage { statistics, lost })
+    }
+
+    /// Writes what a snapshot holds and makes it durable.
+    async fn fill(&self, root: &Root, sink: Sink, losses: Option<&Arc<Losses>>) -> Result<Statistics> {
+        sink.progress.set_total(root.statistics.data_bytes);
+        let view = View::whole(self, root);
+        let (target, progress) = (Arc::clone(&sink.target), sink.progress.clone());
+        let statistics = self.pour(view, sink, losses.cloned(), &TableCache::default()).await?;
+        let synced = Worker::new(self.seams().work).start(move || target.sync()).await?;
+        synced.map_err(|source| Error::Local { what: "making the image durable".into(), source })?;
+        progress.set_total(statistics.written_bytes);
+        Ok(statistics)
+    }
+
+    /// Writes what a view yields; on return nothing of it is under way any more.
+    pub(crate) async fn pour(
+        &self,
+        view: View,
+        sink: Sink,
+        losses: Option<Arc<Losses>>,
+        tables: &TableCache,
+    ) -> Result<Statistics> {
+        let Sink { target, progress, cancel } = sink;
         let stop = cancel.child_token();
         let worker = Worker::new(self.seams().work);
-        let fetcher = Arc::new(Fetcher {
-            repository: self.clone(),
-            worker: worker.clone(),
-            target: Arc::clone(&target),
-            progress: progress.clone(),
-            stop: stop.clone(),
-        });
+        let fetcher =
+            Arc::new(Fetcher { repository: self.clone(), worker, target, progress, stop: stop.clone(), losses });
         let mut fetches = JoinSet::new();
-        let work = cancel.run_until_cancelled(Box::pin(self.fetch_all(root, &fetcher, &mut fetches)));
+        let work = cancel.run_until_cancelled(Box::pin(self.fetch_all(view, tables, &fetcher, &mut fetches)));
         let mut result = work.await.unwrap_or(Err(Error::Interrupted));
         if result.is_err() {
             stop.cancel();
@@ -91,28 +165,20 @@ impl Repository {
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
-        let statistics = result?;
-        let synced = worker.start(move || target.sync()).await?;
-        synced.map_err(|source| Error::Local { what: "making the image durable".into(), source })?;
-        progress.set_total(statistics.written_bytes);
-        Ok(statistics)
+        result
     }
 
     /// Plans and starts all reads; on return the last ones are still under way.
     async fn fetch_all(
         &self,
-        root: &Root,
+        view: View,
+        tables: &TableCache,
         fetcher: &Arc<Fetcher>,
         fetches: &mut JoinSet<Result<Statistics>>,
     ) -> Result<Statistics> {
         let mut statistics = Statistics::default();
-        let tables = TableCache::default();
-        let mut planner = Planner::new(self, View::whole(self, root), &tables);
-        loop {
-            let reads = planner.next_window().await?;
-            if reads.is_empty() {
-                return Ok(statistics);
-            }
+        let mut planner = Planner::new(self, view, tables, fetcher.losses.as_deref());
+        while let Some(reads) = planner.next_window().await? {
             for read in reads {
                 while fetches.len() >= FETCHES {
                     if let Some(fetched) = fetches.join_next().await {
@@ -122,6 +188,21 @@ impl Repository {
                 let fetcher = Arc::clone(fetcher);
                 fetches.spawn(async move { fetcher.fetch(read).await });
             }
+        }
+        Ok(statistics)
+    }
+
+    /// Tells damage from what is no longer there because the snapshot is not: its packs go when it is deleted, or when
+    /// a repair has put others in their place.
+    async fn explain<T>(&self, root: &Root, result: Result<T>) -> Result<T> {
+        let Err(Error::Corrupt { .. }) = &result else { return result };
+        let snapshot = root.description.id;
+        match self.snapshot(snapshot).await {
+            Ok(SnapshotState::Gone(tombstone)) => Err(Error::Cancelled { snapshot, reason: tombstone.reason }),
+            Ok(SnapshotState::Committed(standing)) if standing.runs != root.runs => {
+                Err(Error::Conflict { object: names::snapshot_key(snapshot) })
+            }
+            _ => result,
         }
     }
 }

@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::{Patience, losses::Losses};
 use crate::{
     Repository, Result,
     block::{BlockRange, Blocks},
+    fault::Fault,
     pack::{PackReference, Table, TableCache, TableEntry},
-    run::{ChunkPlace, Place, View},
+    run::{ChunkPlace, Found, Place, View},
 };
 
 /// Most segments planned at once.
@@ -56,22 +58,37 @@ pub(super) struct Planner<'a> {
     repository: &'a Repository,
     view: View,
     tables: &'a TableCache,
+    /// Takes what is damaged; without it damage is an error.
+    losses: Option<&'a Losses>,
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(repository: &'a Repository, view: View, tables: &'a TableCache) -> Self {
-        Self { repository, view, tables }
+    pub(super) fn new(
+        repository: &'a Repository,
+        view: View,
+        tables: &'a TableCache,
+        losses: Option<&'a Losses>,
+    ) -> Self {
+        Self { repository, view, tables, losses }
     }
 
-    /// Plans the next window; there is none behind an empty one.
+    /// Plans the next window; `None` behind the last one.
     ///
     /// # Errors
-    /// `Corrupt` naming the run or pack, or the store's.
-    pub(super) async fn next_window(&mut self) -> Result<Vec<Read>> {
+    /// `Corrupt` naming the run or pack, unless losses are taken; or the store's.
+    pub(super) async fn next_window(&mut self) -> Result<Option<Vec<Read>>> {
         let (mut segments, mut blocks) = (0, Blocks::ZERO);
         let mut packs: BTreeMap<PackReference, ByOrdinal> = BTreeMap::new();
         while segments < WINDOW_SEGMENTS && blocks.0 < WINDOW_BLOCKS {
-            let Some(segment) = self.view.next().await? else { break };
+            let segment = match self.next_found().await? {
+                None if segments == 0 => return Ok(None),
+                None => break,
+                Some(Found::Segment(segment)) => segment,
+                Some(Found::Lost(range, fault)) => {
+                    self.losses.ok_or_else(|| (*fault).clone())?.add(range, &fault);
+                    continue;
+                }
+            };
             if let Place::Chunk(ChunkPlace { pack, ordinal, skip }) = segment.place {
                 let piece = Piece { range: segment.range, skip };
                 packs.entry(pack).or_default().entry(ordinal).or_default().push(piece);
@@ -79,19 +96,58 @@ impl<'a> Planner<'a> {
                 blocks += segment.range.count;
             }
         }
-        let (repository, tables) = (self.repository, self.tables);
+        let planner = &*self;
         let mut planned: Vec<Vec<Read>> = stream::iter(packs)
-            .map(async |(pack, wanted)| {
-                let table = tables.table(repository, &pack).await?;
-                reads(pack, &table, wanted)
-            })
+            .map(async |(pack, wanted)| planner.plan(pack, wanted).await)
             .buffered(TABLES)
             .try_collect()
             .await?;
         // In the order of the image, so that the target is written as sequentially as the packs allow.
         let mut reads: Vec<Read> = planned.drain(..).flatten().collect();
         reads.sort_by_key(|read| read.chunks.first().and_then(|chunk| chunk.pieces.first()).map(|piece| piece.range));
-        Ok(reads)
+        Ok(Some(reads))
+    }
+
+    /// Asks the view, again where the store fails for a moment.
+    async fn next_found(&mut self) -> Result<Option<Found>> {
+        let mut patience = Patience::default();
+        loop {
+            match self.view.next_found().await {
+                Err(error) if patience.outlasts(self.repository, &error).await => {}
+                found => return found,
+            }
+        }
+    }
+
+    /// Plans the reads of one pack.
+    async fn plan(&self, pack: PackReference, mut wanted: ByOrdinal) -> Result<Vec<Read>> {
+        let mut patience = Patience::default();
+        let table = loop {
+            match self.tables.table(self.repository, &pack).await {
+                Err(error) if patience.outlasts(self.repository, &error).await => {}
+                table => break table,
+            }
+        };
+        let Some(losses) = self.losses else { return reads(pack, &table?, wanted) };
+        let table = match Fault::sort(table)? {
+            Ok(table) => table,
+            Err(fault) => {
+                wanted.values().flatten().for_each(|piece| losses.add(piece.range, &fault));
+                return Ok(Vec::new());
+            }
+        };
+        // One by one, so that what is wrong with one chunk takes no other.
+        let mut faults = Vec::new();
+        wanted.retain(|ordinal, pieces| {
+            let alone = ByOrdinal::from([(*ordinal, pieces.clone())]);
+            let fits = reads(pack, &table, alone);
+            fits.map_err(|error| faults.push((error, pieces.clone()))).is_ok()
+        });
+        for (error, pieces) in faults {
+            let fault = Fault::of(error)?;
+            pieces.iter().for_each(|piece| losses.add(piece.range, &fault));
+        }
+        reads(pack, &table, wanted)
     }
 }
 

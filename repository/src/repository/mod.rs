@@ -14,6 +14,7 @@
 mod intents;
 pub(crate) mod names;
 mod opening;
+mod readable;
 mod relocations;
 mod repacking;
 mod reserve;
@@ -22,6 +23,9 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 mod volumes;
+
+pub(crate) use readable::Found;
+pub use readable::{DamagedRoot, Readable};
 
 use std::{fmt, sync::Arc};
 

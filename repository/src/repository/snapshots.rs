@@ -208,7 +208,7 @@ impl Repository {
         }
     }
 
-    fn open_standing(&self, id: SnapshotId, bytes: &[u8]) -> Result<Standing> {
+    pub(super) fn open_standing(&self, id: SnapshotId, bytes: &[u8]) -> Result<Standing> {
         let key = snapshot_key(id);
         match header::read(bytes, &key)? {
             Kind::Tombstone => Ok(Standing::Tombstone(self.unseal(Kind::Tombstone, &key, bytes)?)),
@@ -219,7 +219,7 @@ impl Repository {
 }
 
 /// What stands at a snapshot's key, where something does.
-enum Standing {
+pub(super) enum Standing {
     Root(Box<Root>),
     Tombstone(Tombstone),
 }

@@ -27,14 +27,14 @@ mod index;
 pub(crate) mod merge;
 mod page;
 mod reader;
-pub(crate) mod view;
+mod view;
 pub(crate) mod wire;
 mod writer;
 
 pub(crate) use index::{Index, PageEntry};
 pub(crate) use page::{decode as decode_extents, encode as encode_extents};
 pub(crate) use reader::{Origin, Reader};
-pub(crate) use view::View;
+pub(crate) use view::{Found, View};
 pub(crate) use writer::{Finished, Writer};
 
 use crate::{

@@ -3,24 +3,21 @@
 //! A view walks all levels at once in ascending order and yields segments that do not overlap. It holds one page of
 //! each level and some read ahead, whatever the size of the volume.
 //!
+//! Where a page or a run cannot be read, all that it covers is [lost](Found::Lost), except where a newer level decides.
+//! What an older level says of it is no substitute: it may be out of date.
+//!
 //! # Cancellation
-//! A view may be dropped at any point; it changes nothing.
+//! A view may be dropped at any point; it changes nothing. After an error that may pass, it can be asked again.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use super::{Origin, Reader, Segment, damaged, levels};
+use super::{Extent, Origin, Place, Reader, Segment, damaged, levels};
 use crate::{
     Repository, Result,
     block::{BlockRange, Blocks},
-    id::RunId,
+    fault::Fault,
     record::snapshot::{Root, RunReference},
 };
-
-/// Pages that are known to be damaged and are to be passed over as if nothing stood in them; for a check alone.
-pub(crate) type Skip = HashSet<(RunId, usize)>;
 
 /// A walk over what levels hold, in ascending order.
 pub(crate) struct View {
@@ -28,7 +25,23 @@ pub(crate) struct View {
     levels: Vec<Level>,
     position: Blocks,
     end: Blocks,
-    skip: Arc<Skip>,
+}
+
+/// What a view finds.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// Blocks, and where they are.
+    Segment(Segment),
+    /// Blocks of which nobody knows where they are, since this is damaged.
+    Lost(BlockRange, Arc<Fault>),
+}
+
+/// The next blocks of one level.
+#[derive(Clone, Debug)]
+struct Head {
+    /// Where they are; of those that are lost the range alone counts.
+    segment: Segment,
+    lost: Option<Arc<Fault>>,
 }
 
 /// One level, as far as it has been walked.
@@ -39,8 +52,8 @@ struct Level {
     reader: Option<Reader>,
     next_page: usize,
     page: std::vec::IntoIter<Segment>,
-    /// The first segment that ends after the position; cut to start at or after it.
-    head: Option<Segment>,
+    /// The first blocks that end after the position; cut to start at or after it.
+    head: Option<Head>,
 }
 
 impl View {
@@ -58,13 +71,7 @@ impl View {
             page: Vec::new().into_iter(),
             head: None,
         });
-        Self {
-            repository: repository.clone(),
-            levels: levels.collect(),
-            position: range.first,
-            end: range.end(),
-            skip: Arc::default(),
-        }
+        Self { repository: repository.clone(), levels: levels.collect(), position: range.first, end: range.end() }
     }
 
     /// Starts a walk over a committed snapshot's runs.
@@ -79,12 +86,6 @@ impl View {
         Self::of(repository, &root.runs, BlockRange::new(0, capacity))
     }
 
-    /// Passes over damaged pages instead of failing on them.
-    pub(crate) fn skipping(mut self, skip: Arc<Skip>) -> Self {
-        self.skip = skip;
-        self
-    }
-
     /// Goes on at a position, if it has not come so far yet; pages that lie before are not read.
     pub(crate) fn skip_to(&mut self, position: Blocks) {
         self.position = self.position.max(position);
@@ -93,13 +94,25 @@ impl View {
     /// Returns the next segment; zero extents are among them.
     ///
     /// # Errors
-    /// `Corrupt` naming the run, or the store's.
+    /// `Corrupt` naming the run where the next blocks are lost, or the store's.
     pub(crate) async fn next(&mut self) -> Result<Option<Segment>> {
+        Ok(match self.next_found().await? {
+            None => None,
+            Some(Found::Segment(segment)) => Some(segment),
+            Some(Found::Lost(_, fault)) => return Err((*fault).clone().into()),
+        })
+    }
+
+    /// Returns the next blocks that some level covers.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn next_found(&mut self) -> Result<Option<Found>> {
         let mut first = self.end;
         for level in &mut self.levels {
-            level.advance(&self.repository, self.position, self.end, &self.skip).await?;
+            level.advance(&self.repository, self.position, self.end).await?;
             if let Some(head) = &level.head {
-                first = first.min(head.range.first);
+                first = first.min(head.segment.range.first);
             }
         }
         if first >= self.end {
@@ -107,47 +120,62 @@ impl View {
         }
         // The newest level that covers `first` wins, up to where a newer one begins.
         let mut end = self.end;
-        for head in self.levels.iter().filter_map(|level| level.head) {
-            if head.range.first > first {
-                end = end.min(head.range.first);
+        for head in self.levels.iter().filter_map(|level| level.head.as_ref()) {
+            if head.segment.range.first > first {
+                end = end.min(head.segment.range.first);
                 continue;
             }
-            let segment = head.until(end);
+            let segment = head.segment.until(end);
             self.position = segment.range.end();
-            return Ok(Some(segment));
+            return Ok(Some(match &head.lost {
+                None => Found::Segment(segment),
+                Some(fault) => Found::Lost(segment.range, Arc::clone(fault)),
+            }));
         }
         Ok(None)
     }
 }
 
 impl Level {
-    /// Makes `head` the first segment that ends after `position`, if there is one before `end`.
-    async fn advance(&mut self, repository: &Repository, position: Blocks, end: Blocks, skip: &Skip) -> Result<()> {
+    /// Makes `head` the first blocks that end after `position`, if there are some before `end`.
+    async fn advance(&mut self, repository: &Repository, position: Blocks, end: Blocks) -> Result<()> {
         loop {
-            if let Some(head) = self.head
-                && head.range.end() > position
+            if let Some(head) = &mut self.head
+                && head.segment.range.end() > position
             {
-                self.head = Some(head.from(position));
+                head.segment = head.segment.from(position);
                 return Ok(());
             }
-            self.head = self.page.next();
-            if self.head.is_none() && !self.next_page(repository, position, end, skip).await? {
+            self.head = self.page.next().map(|segment| Head { segment, lost: None });
+            if self.head.is_none() && !self.next_page(repository, position, end).await? {
                 return Ok(());
             }
         }
     }
 
-    /// Reads the next page that has something between `position` and `end`.
-    async fn next_page(&mut self, repository: &Repository, position: Blocks, end: Blocks, skip: &Skip) -> Result<bool> {
+    /// Reads the next page that has something between `position` and `end`, or makes `head` what is lost with it.
+    async fn next_page(&mut self, repository: &Repository, position: Blocks, end: Blocks) -> Result<bool> {
         loop {
             let Some(reader) = &mut self.reader else {
-                let Some(origin) = self.waiting.pop_front() else { return Ok(false) };
-                let reader = Reader::open(repository, origin).await?;
-                if reader.index().pages.first().is_some_and(|page| page.range.first < self.covered) {
-                    return Err(damaged(reader.reference().id, "it overlaps another run of its level"));
+                let Some(origin) = self.waiting.front() else { return Ok(false) };
+                let opened = Reader::open(repository, origin.clone()).await.and_then(|reader| {
+                    if reader.index().pages.first().is_some_and(|page| page.range.first < self.covered) {
+                        return Err(damaged(reader.reference().id, "it overlaps another run of its level"));
+                    }
+                    Ok(reader)
+                });
+                match Fault::sort(opened)? {
+                    Ok(reader) => {
+                        self.waiting.pop_front();
+                        self.next_page = reader.index().page_after(position);
+                        self.reader = Some(reader);
+                    }
+                    Err(fault) => {
+                        if self.lose_runs(repository, position, end, Arc::new(fault)).await? {
+                            return Ok(true);
+                        }
+                    }
                 }
-                self.next_page = reader.index().page_after(position);
-                self.reader = Some(reader);
                 continue;
             };
             // Pages may lie wholly before the position where a newer level hid them.
@@ -162,18 +190,59 @@ impl Level {
                     self.reader = None;
                     self.waiting.clear();
                 }
-                Some(_) if skip.contains(&(reader.reference().id, number)) => self.next_page += 1,
-                Some(_) => {
-                    let extents = reader.page(number, end).await?;
+                Some(page) => {
+                    let range = page.range;
+                    match Fault::sort(reader.page(number, end).await)? {
+                        Ok(extents) => {
+                            let packs = &reader.index().packs;
+                            // The page was decoded against the number of packs, so each position is one of theirs.
+                            let segments = extents.into_iter().map(|extent| extent.map(|pack| packs[pack as usize]));
+                            self.page = segments.collect::<Vec<_>>().into_iter();
+                        }
+                        Err(fault) => self.head = Some(Head::lost(range, Arc::new(fault))),
+                    }
                     self.next_page += 1;
-                    let packs = &reader.index().packs;
-                    // The page was decoded against the number of packs, so each position is one of theirs.
-                    let segments = extents.into_iter().map(|extent| extent.map(|pack| packs[pack as usize]));
-                    self.page = segments.collect::<Vec<_>>().into_iter();
                     return Ok(true);
                 }
             }
         }
+    }
+
+    /// Makes `head` what runs that cannot be opened may cover: from where the run before them ended to where the next
+    /// one that can be opened begins. Tells whether that is anything after `position`.
+    async fn lose_runs(
+        &mut self,
+        repository: &Repository,
+        position: Blocks,
+        end: Blocks,
+        fault: Arc<Fault>,
+    ) -> Result<bool> {
+        let first = self.covered;
+        // Nothing is taken from those that wait before all is known: whoever meets an error that passes asks again.
+        let (mut lost, mut until) = (1, end);
+        while let Some(origin) = self.waiting.get(lost) {
+            if let Ok(reader) = Fault::sort(Reader::open(repository, origin.clone()).await)?
+                && let Some(start) = reader.index().pages.first().map(|page| page.range.first)
+                && start >= first
+            {
+                until = until.min(start);
+                break;
+            }
+            lost += 1;
+        }
+        self.waiting.drain(..lost);
+        self.covered = until;
+        let covers = until > first && until > position;
+        if covers {
+            self.head = Some(Head::lost(BlockRange { first, count: until - first }, fault));
+        }
+        Ok(covers)
+    }
+}
+
+impl Head {
+    fn lost(range: BlockRange, fault: Arc<Fault>) -> Self {
+        Self { segment: Extent { range, place: Place::Zero }, lost: Some(fault) }
     }
 }
 

@@ -192,15 +192,63 @@ fn a_level_whose_runs_overlap_is_refused() {
     });
 }
 
+/// Walks on behind what is lost: what is found, block by block, `Err` being the object that took it.
+async fn walk_on(mut view: View) -> BTreeMap<u64, Result<Segment, String>> {
+    let mut blocks = BTreeMap::new();
+    while let Some(found) = view.next_found().await.unwrap() {
+        let (range, what) = match found {
+            Found::Segment(segment) => (segment.range, Ok(segment)),
+            Found::Lost(range, fault) => (range, Err(fault.object.clone())),
+        };
+        blocks.extend((range.first.0..range.end().0).map(|block| (block, what.clone())));
+    }
+    blocks
+}
+
 #[test]
-fn damaged_pages_are_passed_over_where_a_check_asks_for_it() {
+fn what_a_damaged_page_or_run_covers_is_lost_except_where_a_newer_level_decides() {
     runtime().block_on(async {
         let repository = repository().await;
-        let segments: Vec<Segment> =
-            (0..5000).map(|n| Extent { range: BlockRange::new(n * 2, 1), place: Place::Zero }).collect();
-        let origins = write(&repository, 1, &segments, 1, false).await;
-        let skip = Arc::new(Skip::from([(origins[0].reference().id, 0)]));
-        let view = View::new(&repository, [origins], BlockRange::new(0, 1 << 30)).skipping(skip);
-        assert_eq!(walk(view).await, segments[4096..]);
+        let zeroes = |ranges: &[(u64, u64)]| -> Vec<Segment> {
+            let extents = ranges.iter().map(|(first, count)| (BlockRange::new(*first, *count), Place::Zero));
+            extents.map(|(range, place)| Extent { range, place }).collect()
+        };
+        let newest = write(&repository, 1, &zeroes(&[(10, 10)]), 1, true).await;
+        // Three runs of one level: of the first the first of two pages is damaged, the second is missing.
+        let pages: Vec<(u64, u64)> = (0..5000).map(|n| (n * 2, 1)).collect();
+        let mut middle = write(&repository, 2, &zeroes(&pages), 1, true).await;
+        middle.extend(write(&repository, 2, &zeroes(&[(20_000, 5)]), 1, true).await);
+        middle.extend(write(&repository, 2, &zeroes(&[(30_000, 5)]), 1, true).await);
+        let oldest = write(&repository, 3, &zeroes(&[(0, 40_000)]), 1, true).await;
+        let key = crate::run::key(middle[0].reference().id);
+        let mut bytes = repository.store().get(&key).await.unwrap().unwrap().0.to_vec();
+        bytes[20] ^= 1;
+        repository.store().delete(&key).await.unwrap();
+        repository.store().put_new(&key, bytes.into()).await.unwrap();
+        let missing = crate::run::key(middle[1].reference().id);
+        repository.store().delete(&missing).await.unwrap();
+
+        let levels = [newest, middle.clone(), oldest];
+        let view = View::new(&repository, levels.clone(), BlockRange::new(0, 40_000));
+        let found = walk_on(view).await;
+        let expected = |block: u64| match block {
+            10..20 => Ok(()),
+            0..8191 => Err(key.clone()),
+            // From where the run before ended to where the next begins.
+            9999..30_000 => Err(missing.clone()),
+            _ => Ok(()),
+        };
+        assert_eq!(found.len(), 40_000);
+        for (block, what) in found {
+            assert_eq!(what.map(drop), expected(block), "block {block}");
+        }
+        let mut strict = View::new(&repository, levels, BlockRange::new(0, 40_000));
+        let error = loop {
+            match strict.next().await {
+                Ok(segment) => assert!(segment.is_some()),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.to_string().starts_with(&key), "{error}");
     });
 }
