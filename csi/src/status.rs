@@ -115,7 +115,7 @@ mod tests {
         for (error, code) in [
             (Error::Location { url: url(), reason: "no scheme".into() }, Code::InvalidArgument),
             (Error::NoRepository { url: url() }, Code::NotFound),
-            (Error::WrongKey { slots: 2 }, Code::FailedPrecondition),
+            (Error::WrongKey { slots: Vec::new() }, Code::FailedPrecondition),
             (Error::UnfitStore { url: url(), reason: "no create-if-absent".into() }, Code::FailedPrecondition),
             (Error::Corrupt { object: "runs/00".into(), reason: "checksum".into() }, Code::DataLoss),
             (Error::Conflict { object: "volumes/vol-1".into() }, Code::Aborted),

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::id::{SnapshotId, VolumeId};
+use crate::{
+    crypto::SlotId,
+    id::{SnapshotId, VolumeId},
+};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -61,10 +64,29 @@ pub enum Error {
         uuid: uuid::Uuid,
     },
     /// The key given opens none of the key slots.
-    #[error("the master key does not open this repository: none of its {slots} key slots is sealed with it")]
+    #[error(
+        "the master key does not open this repository: none of its {} key slots is sealed with it ({}); without the key of \
+         one of them nothing in it can be read or restored",
+        slots.len(),
+        slots.join(", ")
+    )]
     WrongKey {
-        /// How many slots were tried.
-        slots: usize,
+        /// The slots that were tried, by id and label.
+        slots: Vec<String>,
+    },
+    /// There is no key slot of that id.
+    #[error("no key slot {slot} in this repository: `varve repository key list` names those that are there")]
+    NoKeySlot {
+        /// The id.
+        slot: SlotId,
+    },
+    /// Without that key slot nobody might open the repository any more.
+    #[error("key slot {slot} is kept: {reason}")]
+    LockOut {
+        /// The slot that was to be removed.
+        slot: SlotId,
+        /// Why it is needed, and what would be right.
+        reason: &'static str,
     },
     /// The master key's text is not a key.
     #[error("the master key from {origin} is not usable: {reason}")]
@@ -186,8 +208,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Location { .. } | Self::MasterKey { .. } | Self::CheckState { .. } | Self::RecordTooLarge { .. } => ErrorKind::Invalid,
-            Self::NoRepository { .. } | Self::NoSnapshot { .. } => ErrorKind::NotFound,
+            Self::Location { .. }
+            | Self::MasterKey { .. }
+            | Self::CheckState { .. }
+            | Self::RecordTooLarge { .. }
+            | Self::LockOut { .. } => ErrorKind::Invalid,
+            Self::NoRepository { .. } | Self::NoSnapshot { .. } | Self::NoKeySlot { .. } => ErrorKind::NotFound,
             Self::AlreadyInitialised { .. } | Self::Conflict { .. } | Self::BaseGone { .. } | Self::Tracking { .. } => {
                 ErrorKind::Conflict
             }

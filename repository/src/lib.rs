@@ -50,4 +50,4 @@ pub mod store;
 mod work;
 
 pub use error::{Error, ErrorKind, Result};
-pub use repository::{Claim, DamagedRoot, Deletion, Readable, Repository, SnapshotState, Versioned};
+pub use repository::{Claim, DamagedRoot, Deletion, Readable, Repository, Slot, SnapshotState, Versioned};

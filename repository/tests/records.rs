@@ -57,7 +57,7 @@ async fn suite(open: impl Fn() -> Store) {
         Repository::open(open(), &other_key, Seams::system()).await.unwrap_err(),
         Repository::open_or_init(open(), &other_key, Seams::system()).await.unwrap_err(),
     ] {
-        assert!(matches!(error, Error::WrongKey { slots: 1 }), "{error:?}");
+        assert!(matches!(&error, Error::WrongKey { slots } if slots.len() == 1), "{error:?}");
     }
 
     // Of claims on one name from handles that know nothing of each other, one wins, and all see whose it is.
@@ -161,6 +161,8 @@ async fn a_later_format_and_damage_are_told_from_a_wrong_key() {
     let master = MasterKey::generate(&System);
     Repository::init(store(), &master, Seams::system()).await.unwrap();
     let key = Path::from("repository");
+    // With its second copy it would open all the same.
+    memory.delete(&Path::from("repository.copy")).await.unwrap();
     let original = memory.get(&key).await.unwrap().bytes().await.unwrap().to_vec();
     let open_with = async |bytes: Vec<u8>| {
         memory.put(&key, bytes.into()).await.unwrap();

@@ -48,6 +48,11 @@ impl DataKey {
         &self.key
     }
 
+    /// Tells whether both are the same key.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&*self.key, &*other.key).is_ok()
+    }
+
     /// Names a chunk by its plain bytes.
     pub(crate) fn chunk_id(&self, plain: &[u8]) -> ChunkId {
         ChunkId::from_bytes(*blake3::keyed_hash(&self.chunk_ids, plain).as_bytes())

@@ -21,6 +21,7 @@ mod object_cipher;
 mod slot;
 
 pub use master_key::MasterKey;
+pub use slot::{InvalidLabel, InvalidSlotId, Label, SlotId};
 
 pub(crate) use data_key::{DataKey, RecordKey};
 pub(crate) use object_cipher::{PackCipher, RunCipher};

@@ -86,7 +86,7 @@ fn a_slot_opens_with_its_master_key_and_repository_alone() {
     let seams = fixed::seams(2);
     let (master, other) = (MasterKey::generate(&*seams.entropy), MasterKey::generate(&*seams.entropy));
     let repository = Uuid::from_u128(1);
-    let slot = KeySlot::seal(&data_key(), &master, repository, &seams);
+    let slot = KeySlot::seal(&data_key(), &master, None, repository, &seams);
     assert_eq!(slot.open(&master, repository).unwrap().as_bytes(), &[7; KEY_LEN]);
     assert!(slot.open(&other, repository).is_none());
     assert!(slot.open(&master, Uuid::from_u128(2)).is_none());
@@ -98,7 +98,8 @@ fn a_slot_opens_with_its_master_key_and_repository_alone() {
 fn golden_slot() {
     let seams = fixed::seams(2);
     let master = MasterKey::generate(&*seams.entropy);
-    let slot = KeySlot::seal(&data_key(), &master, Uuid::from_u128(1), &seams);
+    let slot = KeySlot::seal(&data_key(), &master, None, Uuid::from_u128(1), &seams);
+    assert_eq!(slot.id().to_string(), "754b983c");
     let expected = concat!(
         r#"{"salt":"754b983c99190e0e520a2ce201623d2a9cf8c33ec48ec92f3645a5d56637c0a5","#,
         r#""nonce":"a26cdb3560bf57a0eb52c602","#,

@@ -11,7 +11,9 @@
 //! Each record is one object, put whole or not at all. The order of an offload's puts (intent, packs, runs, root) is
 //! what makes several objects one snapshot; [`commit_root`](Repository::commit_root) is its single point of no return.
 
+mod identity;
 mod intents;
+mod keys;
 pub(crate) mod names;
 mod opening;
 mod readable;
@@ -24,6 +26,7 @@ mod snapshots;
 mod tests;
 mod volumes;
 
+pub use keys::Slot;
 pub(crate) use readable::Found;
 pub use readable::{DamagedRoot, Readable};
 

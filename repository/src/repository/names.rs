@@ -6,6 +6,9 @@ use crate::id::{GroupId, PackId, SnapshotId, VolumeId};
 /// The key of the `repository` object.
 pub(super) const REPOSITORY: &str = "repository";
 
+/// The key of its second copy.
+pub(super) const REPOSITORY_COPY: &str = "repository.copy";
+
 /// The key of the padding that is deleted where a tombstone finds no room.
 pub(super) const RESERVE: &str = "reserve";
 

@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Inner, Repository, names::REPOSITORY, root_cache::RootCache};
+use super::{Inner, Repository, identity, keys, root_cache::RootCache};
 use crate::{
     Error, Result,
     crypto::{DataKey, KeySlot, MasterKey},
-    format::{
-        envelope,
-        header::{FORMAT_VERSION, Kind},
-    },
+    format::header::FORMAT_VERSION,
     pack::Relocations,
     record::repository::RepositoryRecord,
     seam::Seams,
-    store::{Created, Store},
+    store::Store,
 };
 
 impl Repository {
@@ -26,7 +23,7 @@ impl Repository {
     pub async fn init(store: Store, master: &MasterKey, seams: Seams) -> Result<Self> {
         store.prepare().await?;
         store.sweep().await;
-        if let Some(record) = read(&store).await? {
+        if let Some(record) = identity::read(&store).await? {
             return Err(Error::AlreadyInitialised { url: store.url().into(), uuid: record.uuid });
         }
         store.probe(&seams).await?;
@@ -36,23 +33,21 @@ impl Repository {
             format: FORMAT_VERSION,
             uuid,
             created_at: seams.clock.now(),
-            slots: vec![KeySlot::seal(&data_key, master, uuid, &seams)],
+            generation: 1,
+            slots: vec![KeySlot::seal(&data_key, master, None, uuid, &seams)],
         };
-        let bytes = envelope::wrap_record(Kind::Repository, REPOSITORY, &record)?;
-        // The uuid is the writer's name: of inits that race, one wins, and the others are told whose it is.
-        let is_mine = |found: &[u8]| parse(found).is_ok_and(|found| found.uuid == uuid);
-        match store.create(REPOSITORY, bytes, is_mine).await? {
-            Created::Created => {
-                let repository = Self::assemble(store, uuid, data_key, seams);
-                if let Err(error) = repository.restore_reserve().await {
-                    tracing::warn!(url = repository.store().url(), %error, "the reserve is left to the first collection");
-                }
-                Ok(repository)
-            }
-            Created::Theirs(found) => {
-                Err(Error::AlreadyInitialised { url: store.url().into(), uuid: parse(&found)?.uuid })
-            }
+        if let Some(uuid) = identity::create(&store, &record).await? {
+            return Err(Error::AlreadyInitialised { url: store.url().into(), uuid });
         }
+        let repository = Self::assemble(store, uuid, data_key, seams);
+        // It is a repository from here on. What is still to come, the next collection brings as well.
+        if let Err(error) = repository.settle_identity().await {
+            tracing::warn!(url = repository.store().url(), %error, "there is no second copy of `repository` yet");
+        }
+        if let Err(error) = repository.restore_reserve().await {
+            tracing::warn!(url = repository.store().url(), %error, "there is no reserve yet");
+        }
+        Ok(repository)
     }
 
     /// Opens the repository that is there.
@@ -60,11 +55,11 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongKey`, `FutureFormat`, `Corrupt`, or the store's.
     pub async fn open(store: Store, master: &MasterKey, seams: Seams) -> Result<Self> {
-        let Some(record) = read(&store).await? else {
+        let Some(record) = identity::read(&store).await? else {
             return Err(Error::NoRepository { url: store.url().into() });
         };
         let Some(data_key) = record.slots.iter().find_map(|slot| slot.open(master, record.uuid)) else {
-            return Err(Error::WrongKey { slots: record.slots.len() });
+            return Err(Error::WrongKey { slots: record.slots.iter().map(keys::describe).collect() });
         };
         store.sweep().await;
         Ok(Self::assemble(store, record.uuid, data_key, seams))
@@ -86,33 +81,8 @@ impl Repository {
         }
     }
 
-    /// Reads the `repository` object anew: it is there, whole, and still of this repository.
-    pub(crate) async fn reread(&self) -> Result<()> {
-        let corrupt = |reason: &str| Error::Corrupt { object: REPOSITORY.into(), reason: reason.into() };
-        match read(self.store()).await? {
-            Some(record) if record.uuid == self.uuid() => Ok(()),
-            Some(_) => Err(corrupt("it is of another repository")),
-            None => Err(corrupt("it is missing")),
-        }
-    }
-
     fn assemble(store: Store, uuid: Uuid, data_key: DataKey, seams: Seams) -> Self {
         let (roots, relocations) = (RootCache::default(), Relocations::default());
         Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots, relocations }) }
     }
-}
-
-async fn read(store: &Store) -> Result<Option<RepositoryRecord>> {
-    match store.get(REPOSITORY).await? {
-        Some((bytes, _)) => parse(&bytes).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn parse(bytes: &[u8]) -> Result<RepositoryRecord> {
-    let record: RepositoryRecord = envelope::unwrap_record(Kind::Repository, REPOSITORY, bytes)?;
-    if record.format > FORMAT_VERSION {
-        return Err(Error::FutureFormat { object: REPOSITORY.into(), found: record.format, supported: FORMAT_VERSION });
-    }
-    Ok(record)
 }
