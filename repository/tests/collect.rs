@@ -197,3 +197,192 @@ async fn what_cannot_be_read_keeps_everything_that_it_might_hold() {
     kept.0.remove(0);
     kept.assert_alone(&memory, "after the deletion").await;
 }
+
+/// A scene with something for every part of a collection: packs that are dead, packs that are mostly dead, a pack that was
+/// repacked before and is mostly dead again, an attempt that was cancelled, and one that is not decided.
+struct Scene {
+    memory: Arc<Memory>,
+    kept: Kept,
+}
+
+/// An image of `packs` parts of 2 MiB, each of which lies in a pack of its own.
+async fn parts(repository: &Repository, image: &mut Image, packs: u64, random: &Seeded) -> Vec<(Root, Cut)> {
+    let mut made: Vec<(Root, Cut)> = Vec::new();
+    for part in 0..packs {
+        image.write_noise(part * 512, 512, random);
+        let against = made.last().map_or(Against::Nothing, |(root, _)| base(root));
+        let cut = image.cut();
+        made.push((offload(repository, &format!("part{part}"), &cut, against).await.unwrap(), cut));
+    }
+    made
+}
+
+/// Overwrites all of each part but `blocks` blocks, and cuts.
+async fn overwrite(
+    repository: &Repository,
+    image: &mut Image,
+    name: &str,
+    (packs, blocks): (u64, u64),
+    on: &Root,
+    random: &Seeded,
+) -> (Root, Cut) {
+    for part in 0..packs {
+        image.write_text(part * 512 + blocks, 512 - blocks, random);
+    }
+    let cut = image.cut();
+    (offload(repository, name, &cut, base(on)).await.unwrap(), cut)
+}
+
+async fn scene() -> Scene {
+    let memory = Memory::new();
+    let repository = init(memory.store()).await;
+    let random = Seeded::new(32);
+    let mut image = Image::new(4 * 512);
+    let made = parts(&repository, &mut image, 4, &random).await;
+    let last = &made.last().unwrap().0;
+    let (second, _) = overwrite(&repository, &mut image, "second", (4, 200), last, &random).await;
+    for (root, _) in &made {
+        repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    let report = collect(&repository).await;
+    assert_eq!((report.repacked.packs, report.repacked.into.objects), (4, 1), "{report:?}");
+    let third = overwrite(&repository, &mut image, "third", (4, 64), &second, &random).await;
+    repository.delete_snapshot(id(&second), "deleted").await.unwrap();
+    // What is dead all over, and what was cancelled.
+    let other = offload(&repository, "other", &image.scan(), Against::Nothing).await.unwrap();
+    repository.delete_snapshot(id(&other), "deleted").await.unwrap();
+    memory.arm(Some(Stop::After(6)));
+    let doomed = open(&memory, 60).await;
+    if let Ok(doomed) = doomed {
+        let _ = offload(&doomed, "cancelled", &image.scan(), Against::Nothing).await;
+    }
+    memory.arm(None);
+    repository.delete_snapshot(repository.snapshot_id("cancelled", 0), "cancelled").await.unwrap();
+    Scene { memory, kept: Kept(vec![third]) }
+}
+
+#[tokio::test]
+async fn packs_that_are_mostly_dead_are_repacked_and_still_restore() {
+    let memory = Memory::new();
+    let repository = init(memory.store()).await;
+    let random = Seeded::new(33);
+    let mut image = Image::new(8 * 512);
+    let made = parts(&repository, &mut image, 8, &random).await;
+    let last = made.last().unwrap().clone();
+    let second = overwrite(&repository, &mut image, "second", (8, 100), &last.0, &random).await;
+    // As long as somebody refers to all of them, there is nothing to repack.
+    assert_eq!(plan(&repository).await.repack, []);
+
+    for (root, _) in &made {
+        repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    let planned = plan(&repository).await;
+    assert_eq!(planned.repack.len(), 8);
+    assert!(planned.repack.iter().all(|repack| repack.pack == repack.at && repack.utilisation < 50), "{planned:?}");
+    let without = Options { repack: false, ..Options::default() };
+    let report = repository.collect(&without, Default::default(), Default::default()).await.unwrap();
+    assert_eq!((report.plan.repack.len(), report.repacked.packs), (0, 0));
+    let before = memory.objects().await.into_iter().filter(|(key, _)| key.starts_with("packs/"));
+    let before: usize = before.map(|(_, bytes)| bytes.len()).sum();
+
+    let asked = repository.store().requests();
+    let report = collect(&repository).await;
+    let asked = repository.store().requests() - asked;
+    assert_eq!(report.cost, asked);
+    assert_eq!((report.repacked.packs, report.repacked.into.objects), (8, 1), "{report:?}");
+    assert_eq!(report.repacked.freed.objects, 8);
+    assert_eq!(report.repacked.stopped, None);
+    assert_eq!(report.repacked.skipped, []);
+    // Beside what finding it out took: reading each, and its record; one pack; taking over, proving and giving up.
+    let spent = asked.total() - report.plan.cost.total();
+    assert!(spent <= 8 * 2 + 1 + 4 + 2, "{spent} requests: {report:?}");
+    let after = memory.objects().await.into_iter().filter(|(key, _)| key.starts_with("packs/"));
+    let after: usize = after.map(|(_, bytes)| bytes.len()).sum();
+    assert!(after < before * 2 / 3, "{after} of {before} bytes");
+    assert_eq!(memory.keys("relocated/").await.len(), 8);
+
+    // Read by a process that knows nothing, and by one that had read the packs before.
+    let mut kept = Kept(vec![second.clone()]);
+    kept.assert_alone(&memory, "after repacking").await;
+    assert_same(&restore(&repository, &second.0).await.unwrap(), &second.1.bytes, "by the collector itself");
+    let checked = repository.check(Level::Structure, Default::default(), Default::default()).await.unwrap();
+    assert_eq!(checked.damages, []);
+
+    // Built upon, compared with, and repacked again.
+    let third = overwrite(&repository, &mut image, "third", (8, 30), &second.0, &random).await;
+    let scanned = image.scan();
+    let compared = offload(&repository, "compared", &scanned, Against::Content(id(&third.0))).await.unwrap();
+    assert!(compared.statistics.stored_bytes < 4 << 20, "{:?}", compared.statistics);
+    repository.delete_snapshot(id(&compared), "deleted").await.unwrap();
+    repository.delete_snapshot(id(&second.0), "deleted").await.unwrap();
+    let targets = memory.keys("packs/").await;
+    let report = collect(&repository).await;
+    assert!(report.repacked.packs >= 8, "{report:?}");
+    assert!(report.plan.repack.iter().filter(|repack| repack.pack != repack.at).count() == 8, "{report:?}");
+    let left = memory.keys("packs/").await;
+    assert!(targets.iter().any(|target| !left.contains(target)), "the target before is gone");
+    kept.0 = vec![third.clone()];
+    kept.assert_alone(&memory, "after repacking again").await;
+    assert_same(&restore(&repository, &third.0).await.unwrap(), &third.1.bytes, "by one that knew the target before");
+
+    repository.delete_snapshot(id(&third.0), "deleted").await.unwrap();
+    collect(&repository).await;
+    for folder in ["packs/", "runs/", "relocated/", "uploads/"] {
+        assert_eq!(memory.keys(folder).await, [""; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_3_a_collection_may_die_at_any_request() {
+    let scene = scene().await;
+    let whole = scene.memory.fork().await;
+    let repository = open(&whole, 70).await.unwrap();
+    whole.arm(None);
+    let report = collect(&repository).await;
+    let operations = whole.operations();
+    assert!(report.repacked.packs >= 4, "{report:?}");
+    assert!(found(&report.plan, Kind::Pack, Reason::Unreferenced) >= 1, "{report:?}");
+    scene.kept.assert_alone(&whole, "uninterrupted").await;
+
+    for stop in (0..operations.len()).flat_map(|at| [Stop::Before(at), Stop::After(at)]) {
+        let what = format!(
+            "{stop:?}: {:?}",
+            operations.get(match stop {
+                Stop::Before(at) | Stop::After(at) => at,
+            })
+        );
+        let memory = scene.memory.fork().await;
+        let repository = open(&memory, 70).await.unwrap();
+        memory.arm(Some(stop));
+        let _ = repository.collect(&Options::default(), Default::default(), Default::default()).await;
+        assert!(memory.stopped(), "{what}");
+        memory.arm(None);
+        scene.kept.assert_whole(&memory, &what).await;
+        collect(&open(&memory, 71).await.unwrap()).await;
+        scene.kept.assert_alone(&memory, &what).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_collectors_at_once_do_no_harm() {
+    let scene = scene().await;
+    for seed in 0..8 {
+        let memory = scene.memory.fork().await;
+        let (one, other) = (open(&memory, 80 + seed).await.unwrap(), open(&memory, 180 + seed).await.unwrap());
+        let options = Options::default();
+        let run = |repository: Repository, ahead: u64| {
+            let options = options.clone();
+            async move {
+                for _ in 0..ahead {
+                    tokio::task::yield_now().await;
+                }
+                repository.collect(&options, Default::default(), Default::default()).await.unwrap()
+            }
+        };
+        let (one, other) = tokio::join!(run(one, seed * 7), run(other, 0));
+        let what = format!("{seed}: {one:?} {other:?}");
+        scene.kept.assert_whole(&memory, &what).await;
+        collect(&open(&memory, 90).await.unwrap()).await;
+        scene.kept.assert_alone(&memory, &what).await;
+    }
+}

@@ -26,8 +26,10 @@
 //! # Cancellation
 //! By the token, or by dropping the future, at any point.
 
+mod copy;
 mod plan;
 mod reach;
+mod repack;
 mod report;
 mod runs;
 mod scan;
@@ -40,8 +42,9 @@ pub use report::{
     Unreadable,
 };
 
-use crate::{Error, Repository, Result, progress::Progress};
+use crate::{Error, ErrorKind, Repository, Result, id::UploadId, progress::Progress};
 use plan::Findings;
+use repack::Repacking;
 
 /// What a collection is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +78,7 @@ impl Repository {
     ) -> Result<Plan> {
         let find = Box::pin(async {
             let before = self.store().requests();
-            let mut findings = Findings::of(self, options, &progress).await?;
+            let mut findings = Findings::of(self, options, None, &progress).await?;
             findings.plan.cost = self.store().requests() - before;
             Ok(findings.plan)
         });
@@ -94,12 +97,38 @@ impl Repository {
 
     async fn collect_all(&self, options: &Options, progress: &Progress) -> Result<Report> {
         let before = self.store().requests();
-        let findings = Findings::of(self, options, progress).await?;
+        // Taken before the scan, so that what a crashed repacker left behind is not held by it any more.
+        let taken = if options.repack { self.try_repacking(&options.node).await? } else { None };
+        let findings = Findings::of(self, options, taken, progress).await?;
         let mut report = Report { plan: findings.plan.clone(), ..Report::default() };
         report.plan.cost = self.store().requests() - before;
         sweep::sweep(self, &findings, &mut report).await?;
+        // The sweep may have made the room that was missing.
+        let upload = match taken {
+            None if !findings.units.is_empty() => self.try_repacking(&options.node).await?,
+            taken => taken,
+        };
+        match upload {
+            Some(upload) => {
+                let mut repacking = Repacking::new(self, &findings, upload, taken.is_some(), progress);
+                repacking.run().await?;
+                report.repacked = repacking.repacked;
+                report.locked += repacking.locked;
+                self.give_up_repacking(upload).await?;
+            }
+            None if !findings.units.is_empty() => report.repacked.stopped = Some(repack::FULL.into()),
+            None => {}
+        }
         self.restore_reserve().await?;
         report.cost = self.store().requests() - before;
         Ok(report)
+    }
+
+    /// Takes `repacking` over; `None` where there is no room for it.
+    async fn try_repacking(&self, node: &str) -> Result<Option<UploadId>> {
+        match self.take_repacking(node).await {
+            Err(error) if error.kind() == ErrorKind::Full => Ok(None),
+            taken => taken.map(Some),
+        }
     }
 }

@@ -68,11 +68,16 @@ struct Holders {
 }
 
 impl Findings {
-    /// Scans, marks and decides.
+    /// Scans, marks and decides; `own` is the upload under which the collection itself repacks.
     ///
     /// # Errors
     /// The store's.
-    pub(super) async fn of(repository: &Repository, options: &Options, progress: &Progress) -> Result<Self> {
+    pub(super) async fn of(
+        repository: &Repository,
+        options: &Options,
+        own: Option<UploadId>,
+        progress: &Progress,
+    ) -> Result<Self> {
         let scan = Scan::of(repository).await?;
         let pins_count = !repository.seams().broken(Mutation::PinsIgnored);
         let mut holders = Holders::of(&scan, pins_count);
@@ -91,7 +96,7 @@ impl Findings {
         if packs_known && options.repack {
             findings.find_units(&scan, &holders, options);
         }
-        findings.describe(&scan, holders);
+        findings.describe(&scan, holders, own);
         Ok(findings)
     }
 
@@ -200,7 +205,7 @@ impl Findings {
     }
 
     /// Writes down what people are told.
-    fn describe(&mut self, scan: &Scan, holders: Holders) {
+    fn describe(&mut self, scan: &Scan, holders: Holders, own: Option<UploadId>) {
         let mut tally = Tally::new();
         let mut count =
             |kind, bytes: u64, reason| tally.entry((kind, reason)).or_insert_with(Amount::default).add(bytes);
@@ -223,6 +228,7 @@ impl Findings {
         let undecided = undecided.filter_map(|(_, _, intent)| intent.as_ref().ok());
         self.plan.undecided = undecided.map(|intent| describe_intent(intent, &held)).collect();
         let repacking = scan.repacking.as_ref().ok().and_then(|repacking| repacking.last());
+        let repacking = repacking.filter(|repacking| Some(repacking.upload) != own);
         self.plan.repacking = repacking.map(|repacking| Held {
             upload: repacking.upload,
             node: repacking.node.clone(),
@@ -359,10 +365,7 @@ fn percent(part: usize, whole: usize) -> u8 {
 
 fn describe_intent(intent: &Intent, held: &BTreeMap<UploadId, Amount>) -> UndecidedIntent {
     let mut all = Amount::default();
-    for amount in intent.attempts.iter().filter_map(|attempt| held.get(&attempt.upload)) {
-        all.objects += amount.objects;
-        all.bytes += amount.bytes;
-    }
+    intent.attempts.iter().filter_map(|attempt| held.get(&attempt.upload)).for_each(|amount| all += *amount);
     let attempts = intent.attempts.iter().map(|attempt| UndecidedAttempt {
         upload: attempt.upload,
         node: attempt.node.clone(),

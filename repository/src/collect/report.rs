@@ -1,6 +1,6 @@
 //! What a collection says: what it found, why, how much, and what that cost.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -24,6 +24,13 @@ impl Amount {
     pub(super) fn add(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes += bytes;
+    }
+}
+
+impl AddAssign for Amount {
+    fn add_assign(&mut self, more: Self) {
+        self.objects += more.objects;
+        self.bytes += more.bytes;
     }
 }
 

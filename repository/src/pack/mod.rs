@@ -25,8 +25,8 @@ mod writer;
 
 pub(crate) use cache::TableCache;
 pub(crate) use chunk::{Compressor, Encoded};
-pub(crate) use reader::Opener;
-pub(crate) use relocated::{Chunks, Relocations, find_relocation, read_chunks, read_table};
+pub(crate) use reader::{Opener, Unsealed, open_table};
+pub(crate) use relocated::{Chunks, Relocations, find_relocation, pick, read_chunks, read_table};
 pub(crate) use table::{Table, TableEntry};
 pub(crate) use writer::Writer;
 

@@ -1,13 +1,14 @@
 //! Reading packs: the table against its reference, each chunk against its id.
 
-use super::{PackReference, Table, TableEntry, chunk};
+use super::{Encoded, PackReference, Table, TableEntry, chunk};
 use crate::{
-    Result,
+    Error, Result,
     crypto::{DataKey, PackCipher},
+    id::ChunkId,
 };
 
 /// Verifies and opens the sealed table of a pack.
-pub(super) fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
+pub(crate) fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
     if *blake3::hash(sealed).as_bytes() != reference.table_hash {
         return Err(reference.damaged("its table is not the one that was written: the hash differs"));
     }
@@ -35,13 +36,49 @@ impl Opener {
     /// # Errors
     /// `Corrupt` naming the pack and the chunk.
     pub(crate) fn open(&self, key: &DataKey, ordinal: u32, entry: &TableEntry, sealed: &[u8]) -> Result<Vec<u8>> {
-        let damaged = |reason: &str| self.reference.damaged(format!("chunk {ordinal}: {reason}"));
-        let mut bytes = sealed.to_vec();
-        self.cipher.open_chunk(ordinal, &entry.id, &mut bytes).map_err(|rejected| damaged(&rejected.to_string()))?;
-        let plain =
-            chunk::decode(entry.codec, bytes, entry.blocks).map_err(|malformed| damaged(&malformed.to_string()))?;
-        if key.chunk_id(&plain) == entry.id { Ok(plain) } else { Err(damaged("its bytes do not hash to its id")) }
+        self.verify(key, ordinal, entry, self.decrypt(ordinal, entry, sealed)?)
     }
+
+    /// Opens and verifies the `ordinal`th chunk, and returns it as it was before it was sealed.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the pack and the chunk.
+    pub(crate) fn unseal(&self, key: &DataKey, ordinal: u32, entry: &TableEntry, sealed: &[u8]) -> Result<Unsealed> {
+        let bytes = self.decrypt(ordinal, entry, sealed)?;
+        self.verify(key, ordinal, entry, bytes.clone())?;
+        Ok(Unsealed { id: entry.id, blocks: entry.blocks, encoded: Encoded { codec: entry.codec, bytes } })
+    }
+
+    fn decrypt(&self, ordinal: u32, entry: &TableEntry, sealed: &[u8]) -> Result<Vec<u8>> {
+        let mut bytes = sealed.to_vec();
+        let opened = self.cipher.open_chunk(ordinal, &entry.id, &mut bytes);
+        opened.map_err(|rejected| self.damaged(ordinal, &rejected.to_string()))?;
+        Ok(bytes)
+    }
+
+    fn verify(&self, key: &DataKey, ordinal: u32, entry: &TableEntry, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let plain = chunk::decode(entry.codec, bytes, entry.blocks);
+        let plain = plain.map_err(|malformed| self.damaged(ordinal, &malformed.to_string()))?;
+        if key.chunk_id(&plain) == entry.id {
+            Ok(plain)
+        } else {
+            Err(self.damaged(ordinal, "its bytes do not hash to its id"))
+        }
+    }
+
+    fn damaged(&self, ordinal: u32, reason: &str) -> Error {
+        self.reference.damaged(format!("chunk {ordinal}: {reason}"))
+    }
+}
+
+/// A chunk as it was before it was sealed into a pack.
+pub(crate) struct Unsealed {
+    /// Its id.
+    pub(crate) id: ChunkId,
+    /// How many blocks it holds.
+    pub(crate) blocks: u8,
+    /// Its bytes, compressed as they were.
+    pub(crate) encoded: Encoded,
 }
 
 #[cfg(test)]

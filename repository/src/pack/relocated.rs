@@ -22,7 +22,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Opener, PackReference, Table, TableCache, TableEntry, reader::open_table};
+use super::{
+    Opener, PackReference, Table, TableCache, TableEntry,
+    reader::{Unsealed, open_table},
+};
 use crate::{
     Error, Repository, Result,
     crypto::DataKey,
@@ -125,7 +128,7 @@ pub(crate) async fn read_chunks(
     if relocation.is_none() {
         let range = first.offset.into()..last.end().into();
         if let Some(bytes) = repository.store().find_range(&reference.key(), range).await? {
-            return Ok(Chunks::whole(reference, chunks, &bytes));
+            return Ok(Chunks::part_of(reference, chunks, &bytes, first.offset));
         }
         relocation = find_relocation(repository, reference.id).await?;
     }
@@ -226,9 +229,13 @@ impl Part {
 }
 
 impl Chunks {
-    /// Takes chunks out of what was read of the pack itself, from the first one's start.
-    fn whole(pack: &PackReference, chunks: &[(u32, TableEntry)], bytes: &Bytes) -> Self {
-        let start = chunks.first().map_or(0, |(_, entry)| entry.offset);
+    /// Takes chunks out of the whole object.
+    pub(crate) fn of_object(pack: &PackReference, chunks: &[(u32, TableEntry)], object: &Bytes) -> Self {
+        Self::part_of(pack, chunks, object, 0)
+    }
+
+    /// Takes chunks out of what was read of the pack itself, from `start` on.
+    fn part_of(pack: &PackReference, chunks: &[(u32, TableEntry)], bytes: &Bytes, start: u32) -> Self {
         let parts = chunks.iter().map(|(ordinal, entry)| {
             let mut part = Part { ordinal: *ordinal, place: *ordinal, entry: *entry, sealed: None };
             part.take(bytes, start);
@@ -254,4 +261,26 @@ impl Chunks {
             (part.ordinal, opened)
         })
     }
+
+    /// Opens and verifies them one after another, and gives them as they were before they were sealed.
+    pub(crate) fn unseal<'a>(&'a self, key: &'a DataKey) -> impl Iterator<Item = Result<(u32, Unsealed)>> + 'a {
+        let opener = Opener::new(key, self.pack);
+        self.parts.iter().map(move |part| {
+            let sealed = part.sealed.as_ref().ok_or_else(|| self.pack.damaged("it was not read whole"))?;
+            Ok((part.ordinal, opener.unseal(key, part.place, &part.entry, sealed)?))
+        })
+    }
+}
+
+/// Picks chunks by their ordinals, which ascend.
+///
+/// # Errors
+/// `Corrupt` where the pack does not hold one of them.
+pub(crate) fn pick(reference: &PackReference, table: &Table, ordinals: &[u32]) -> Result<Vec<(u32, TableEntry)>> {
+    let pick = |ordinal: &u32| {
+        let entry = usize::try_from(*ordinal).ok().and_then(|ordinal| table.entries.get(ordinal));
+        let entry = entry.ok_or_else(|| reference.damaged(format!("it does not hold chunk {ordinal}")))?;
+        Ok((*ordinal, *entry))
+    };
+    ordinals.iter().map(pick).collect()
 }

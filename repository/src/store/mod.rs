@@ -280,10 +280,7 @@ impl Store {
                 }
             }
         };
-        listing
-            .flatten_stream()
-            .map_ok(Entry::of)
-            .boxed()
+        listing.flatten_stream().map_ok(Entry::of).boxed()
     }
 
     /// Waits after a failure that may pass, while there is patience left.
