@@ -8,6 +8,7 @@
 //! [process]           a process that dies at any request, or sleeps
 //! [volume] [writer]   images, cuts and their offloads
 //! [actors]            deleters, restorers, verifiers
+//! [collector]         collectors, and what must be left in the end
 //! [world]             the model, and what must be true
 //! [schedule]          one seed: who does what where
 //! [mutation]          the protocol broken on purpose
@@ -19,6 +20,7 @@
 
 mod actors;
 mod bucket;
+mod collector;
 mod dice;
 mod link;
 mod mutation;

@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{LocalBoxFuture, join_all};
 use varve_repository::{Repository, mutation::Mutation};
 
 use crate::{
-    actors,
+    actors, collector,
     dice::Dice,
     network::{Network, Weather},
     process::Process,
@@ -28,6 +28,7 @@ enum Job {
     Delete(u64),
     Restore,
     Verify,
+    Collect(u64),
 }
 
 /// A machine: what its processes do, one after the other.
@@ -104,7 +105,7 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
             dice: Dice::new(world.seed, &format!("machine {number}")),
         })
         .collect();
-    let volumes = 1 + dice.index(3);
+    let (volumes, large) = (1 + dice.index(3), dice.one_in(8));
     world.writers.store(volumes, Ordering::Relaxed);
     let mut earlier: Vec<(Image, Arc<Mutex<Volume>>)> = Vec::new();
     for number in 0..volumes {
@@ -112,7 +113,8 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
         // Often of the same content as another.
         let image = origin.map_or_else(
             || {
-                let mut image = Image::new(2 + dice.below(3));
+                // From a mebibyte on, content is looked for in other volumes.
+                let mut image = Image::new(if large { 9 } else { 2 + dice.below(3) });
                 image.change(dice);
                 image
             },
@@ -134,6 +136,9 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
         (2, Job::Delete(1 + dice.below(3))),
         (2, Job::Restore),
         (1, Job::Verify),
+        (4, Job::Collect(2 + dice.below(6))),
+        (3, Job::Collect(2 + dice.below(6))),
+        (1, Job::Collect(2 + dice.below(6))),
     ];
     for (likely, job) in others {
         if dice.below(4) < likely {
@@ -177,7 +182,7 @@ impl Job {
         repository: &Repository,
         process: &Arc<Process>,
         dice: &Dice,
-    ) -> BoxFuture<'static, ()> {
+    ) -> LocalBoxFuture<'static, ()> {
         let (world, repository, process, dice) =
             (Arc::clone(world), repository.clone(), Arc::clone(process), dice.clone());
         match self {
@@ -186,6 +191,7 @@ impl Job {
             Self::Delete(most) => Box::pin(actors::delete(world, repository, process, dice, *most)),
             Self::Restore => Box::pin(actors::restore(world, repository, process, dice)),
             Self::Verify => Box::pin(actors::verify(world, repository, process, dice)),
+            Self::Collect(most) => Box::pin(collector::collect(world, repository, process, dice, *most)),
         }
     }
 }
@@ -218,4 +224,5 @@ async fn finish(world: &Arc<World>) {
     let process = Process::new("end".into(), Arc::clone(&world.trace), Dice::new(world.seed, "end"), None, 0);
     let repository = world.open(&process).await;
     world.check(&repository, "at the end").await;
+    collector::last(world, &repository).await;
 }

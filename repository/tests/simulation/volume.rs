@@ -49,8 +49,11 @@ impl Image {
             self.bytes.resize(self.bytes.len() + blocks_len(1 + dice.below(WINDOW)), 0);
         }
         let blocks = (self.bytes.len() / BLOCK) as u64;
-        for _ in 0..1 + dice.below(3) {
-            let window = dice.below(blocks.div_ceil(WINDOW)) * WINDOW;
+        let windows = blocks.div_ceil(WINDOW);
+        // The first time more, so that there is something to be left unchanged later.
+        let writes = if self.cuts.is_empty() { windows } else { 1 + dice.below(3) };
+        for _ in 0..writes {
+            let window = dice.below(windows) * WINDOW;
             let whole = BlockRange::new(window, WINDOW.min(blocks - window));
             match dice.below(8) {
                 0..5 => self.write(whole, 1 + dice.below(CONTENTS)),

@@ -131,7 +131,8 @@ impl Volume {
         }
         let others: Vec<_> = model.iter().filter(|(_, known)| known.committed).map(|(id, _)| *id).collect();
         if others.is_empty() || self.dice.one_in(3) {
-            return (Against::Nothing, cut.allocated());
+            let against = if self.dice.one_in(4) { Against::Anew } else { Against::Nothing };
+            return (against, cut.allocated());
         }
         (Against::Content(others[self.dice.index(others.len())]), cut.allocated())
     }
@@ -141,7 +142,7 @@ impl Task {
     /// The snapshot that it builds upon.
     fn base(&self) -> Option<SnapshotId> {
         match self.against {
-            Against::Nothing => None,
+            Against::Nothing | Against::Anew => None,
             Against::Base(base) | Against::Content(base) => Some(base),
         }
     }
