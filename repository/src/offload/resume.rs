@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Repository, Result,
     id::PackId,
+    mutation::Mutation,
     pack::{PackReference, Table, read_table},
     run::Place,
     work::Worker,
@@ -70,7 +71,12 @@ pub(super) async fn resume(repository: &Repository, worker: &Worker, found: Foun
         }
     };
     let mut tables = BTreeMap::new();
-    for (pack, table) in read(repository, packs.wanted()).await? {
+    let mut wanted = packs.wanted();
+    if repository.seams().broken(Mutation::JournalBeforePack) {
+        // As if there were more of them than are remembered.
+        wanted.retain(|pack| !packs.stored.contains(&pack.id));
+    }
+    for (pack, table) in read(repository, wanted).await? {
         match table {
             Some(table) => _ = tables.insert(pack.id, table),
             None if packs.stored.contains(&pack.id) => {
