@@ -15,9 +15,17 @@
 //! snapshot_wait_ms = 2000        # how long CreateSnapshot waits for a small offload to end
 //! max_volumes = 100              # most volumes that may be published to the node; without it only room limits them
 //! grace_seconds = 10             # for calls in flight when the driver is told to end
+//! collect_hours = 24             # how often garbage is deleted from the repository; 0 for never
 //!
 //! [store]                        # passed to the object store; with secrets in it the file must be of mode 0600
 //! aws_endpoint = "https://s3.example.net"
+//!
+//! [copy]                         # the second repository of `varve repository copy`
+//! repository = "gs://elsewhere/prefix"
+//! key_file = "/var/lib/varve/second.key"
+//!
+//! [copy.store]                   # passed to its object store
+//! google_service_account = "/var/lib/varve/account.json"
 //! ```
 
 use std::{
@@ -56,6 +64,19 @@ pub(crate) struct File {
     snapshot_wait_ms: Option<u64>,
     max_volumes: Option<u32>,
     grace_seconds: Option<u64>,
+    collect_hours: Option<u64>,
+    #[serde(default)]
+    store: StoreOptions,
+    #[serde(default)]
+    copy: Second,
+}
+
+/// The second repository of `varve repository copy`, as a configuration file has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Second {
+    repository: Option<String>,
+    key_file: Option<PathBuf>,
     #[serde(default)]
     store: StoreOptions,
 }
@@ -69,6 +90,12 @@ impl StoreOptions {
     /// Returns the options as pairs.
     pub(crate) fn pairs(&self) -> Vec<(String, String)> {
         self.0.clone().into_iter().collect()
+    }
+
+    /// Returns the options with others put in their place, or beside them.
+    fn with(mut self, others: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.0.extend(others);
+        self
     }
 }
 
@@ -104,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) snapshot_wait: Duration,
     /// How long calls in flight are given at the end.
     pub(crate) grace: Duration,
+    /// How often the repository is collected; `None` for never.
+    pub(crate) collect: Option<Duration>,
 }
 
 /// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
@@ -123,7 +152,7 @@ impl File {
         let refuse = |reason: &dyn fmt::Display| Usage(format!("--config {}: {reason}", path.display()));
         let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
         let file = Self::parse(&text).map_err(|reason| refuse(&reason))?;
-        if !file.store.0.is_empty() {
+        if !(file.store.0.is_empty() && file.copy.store.0.is_empty()) {
             let mode = fs::metadata(path).map_err(|error| refuse(&error))?.permissions().mode();
             if mode & 0o077 != 0 {
                 return Err(refuse(&format_args!(
@@ -166,6 +195,32 @@ impl File {
         })
     }
 
+    /// Puts the part of the repository that is copied to together with the arguments, and with what the environment has
+    /// for its store.
+    ///
+    /// # Errors
+    /// `Usage` where neither names a repository.
+    pub(crate) fn copy_access(
+        &self,
+        to: Option<String>,
+        key_file: Option<PathBuf>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Access, Usage> {
+        let url = to.or_else(|| self.copy.repository.clone()).ok_or_else(|| {
+            Usage(
+                "no repository to copy to is named: expected --to URL, VARVE_TO_REPOSITORY or `repository` under \
+                 [copy] in the configuration, as in file:///srv/copy or s3://bucket/prefix"
+                    .into(),
+            )
+        })?;
+        Ok(Access {
+            url,
+            store: self.copy.store.clone().with(environment),
+            key_argument: key_file,
+            key_config: self.copy.key_file.clone(),
+        })
+    }
+
     /// Puts everything together with the arguments of `varve standalone`.
     ///
     /// # Errors
@@ -198,6 +253,10 @@ impl File {
                 60_000,
             )?),
             grace: Duration::from_secs(within("grace_seconds", self.grace_seconds.unwrap_or(10), 0, 600)?),
+            collect: match within("collect_hours", self.collect_hours.unwrap_or(24), 0, 8760)? {
+                0 => None,
+                hours => Some(Duration::from_secs(hours * 3600)),
+            },
         })
     }
 

@@ -15,7 +15,7 @@ use storage::{Memory, Operation, Stop};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use varve_repository::{
-    Deletion, Error, ErrorKind, Repository, Result, SnapshotState,
+    Deletion, Error, ErrorKind, Repository, Result, SnapshotState, collect,
     copy::{Copier, Options, Outcome, Report},
     crypto::MasterKey,
     id::{SnapshotId, VolumeId},
@@ -546,6 +546,23 @@ fn second_bytes(volume: &Volume) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_folder_for_journals_is_used_by_one_at_a_time() {
+    let (memory, copied) = (Memory::new(), Memory::new());
+    let scene = small(memory.store()).await;
+    let to = init_copy(copied.store()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { state: Some(folder.path().into()), ..Options::default() };
+    let mut copier = Copier::new(&scene.repository, &to, options.clone()).unwrap();
+    let (progress, cancel) = (Progress::default(), CancellationToken::new());
+    copier.round(&progress, &cancel).await.unwrap();
+    let error = copy(&scene.repository, &to, options.clone()).await.unwrap_err();
+    assert!(matches!(&error, Error::Local { source, .. } if source.to_string().contains("another copy")), "{error:?}");
+    copier.round(&progress, &cancel).await.unwrap();
+    drop(copier);
+    assert!(copy(&scene.repository, &to, options).await.unwrap().is_complete());
+}
+
+#[tokio::test]
 async fn only_what_is_asked_for_is_copied() {
     let (memory, copied) = (Memory::new(), Memory::new());
     let scene = Scene::filled(memory.store()).await;
@@ -584,6 +601,99 @@ async fn copies_that_race_come_to_the_same() {
     }
     scene.compare(&reopen_copy(copied.store(), 20).await).await;
     assert!(copied.keys("uploads/").await.is_empty());
+}
+
+async fn collect_all(repository: &Repository) -> collect::Report {
+    let options = collect::Options { threshold: 90, ..collect::Options::default() };
+    repository.collect(&options, Progress::default(), CancellationToken::new()).await.unwrap()
+}
+
+#[tokio::test]
+async fn invariant_2_an_original_that_is_collected_and_repacked_is_copied_on() {
+    let (memory, copied) = (Memory::new(), Memory::new());
+    let mut scene = Scene::filled(memory.store()).await;
+    let to = init_copy(copied.store()).await;
+    copy(&scene.repository, &to, Options::default()).await.unwrap();
+    // Half of all snapshots go in both, with what they alone referred to.
+    let (gone, kept) = std::mem::take(&mut scene.history).into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+    let (gone, kept): (Vec<_>, Vec<_>) = (gone, kept);
+    scene.history = kept.into_iter().map(|(_, kept)| kept).collect();
+    for (_, (root, _)) in &gone {
+        scene.repository.delete_snapshot(id(root), "deleted").await.unwrap();
+    }
+    collect_all(&scene.repository).await;
+    assert!(!memory.keys("relocated/").await.is_empty(), "something was repacked");
+    let options = Options { prune: true, ..Options::default() };
+    assert_eq!(copy(&scene.repository, &to, options.clone()).await.unwrap().pruned.len(), gone.len());
+    collect_all(&to).await;
+    scene.compare(&to).await;
+
+    // What is cut then builds on what was repacked, in both.
+    let last = scene.history.iter().rfind(|(root, _)| root.description.volume_name == "two").unwrap();
+    let mut volume = Volume { name: "two", image: Image::new(0), last: Some(id(&last.0)) };
+    volume.image.bytes = last.1.to_vec();
+    for _ in 0..3 {
+        scene.change(&mut volume);
+        scene.snapshot(&mut volume).await;
+    }
+    let report = copy(&scene.repository, &to, options.clone()).await.unwrap();
+    assert!(report.is_complete() && report.copied() == 3, "{report:?}");
+    for report in &report.snapshots {
+        assert!(!matches!(report.outcome, Outcome::Copied { method: Method::Full, .. }), "{report:?}");
+    }
+    scene.compare(&to).await;
+    let third = Repository::init(Memory::new().store(), &MasterKey::generate(&Seeded::new(5)), seams(3)).await.unwrap();
+    assert!(copy(&scene.repository, &third, options.clone()).await.unwrap().is_complete());
+    scene.compare(&third).await;
+    // And back again, from the copy into a new first one.
+    let fourth = Repository::init(Memory::new().store(), &image::master(), seams(4)).await.unwrap();
+    assert!(copy(&to, &fourth, options).await.unwrap().is_complete());
+    scene.compare(&fourth).await;
+}
+
+#[tokio::test]
+async fn invariant_2_collections_on_both_sides_do_not_disturb_a_copy() {
+    let (memory, copied) = (Memory::new(), Memory::new());
+    let mut scene = Scene::filled(memory.store()).await;
+    drop(init_copy(copied.store()).await);
+    let done = CancellationToken::new();
+    let collecting = async |repository: Repository| {
+        let mut rounds = 0;
+        while !done.is_cancelled() {
+            collect_all(&repository).await;
+            rounds += 1;
+            tokio::task::yield_now().await;
+        }
+        rounds
+    };
+    let original = Repository::open(memory.store(), &image::master(), seams(31)).await.unwrap();
+    let second = reopen_copy(copied.store(), 32).await;
+    // Some are deleted while they are, perhaps, being copied.
+    let deleting = async {
+        for (root, _) in scene.history.iter().step_by(5) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            scene.repository.delete_snapshot(id(root), "deleted").await.unwrap();
+        }
+    };
+    let to = reopen_copy(copied.store(), 33).await;
+    let copying = async {
+        let report = copy(&scene.repository, &to, Options::default()).await.unwrap();
+        assert!(report.is_complete(), "{report:?}");
+        done.cancel();
+    };
+    let ((), (), one, other) = futures::join!(copying, deleting, collecting(original), collecting(second));
+    assert!(one > 0 && other > 0);
+    let options = Options { prune: true, ..Options::default() };
+    assert!(copy(&scene.repository, &to, options).await.unwrap().is_complete());
+    scene.history = scene.history.into_iter().enumerate().filter(|(n, _)| n % 5 != 0).map(|(_, kept)| kept).collect();
+    scene.compare(&to).await;
+    // Nothing stays for ever: neither of what was given up nor of what was deleted.
+    collect_all(&to).await;
+    let options = collect::Options::default();
+    let plan = to.plan_collection(&options, Progress::default(), CancellationToken::new()).await.unwrap();
+    assert_eq!(plan.garbage, []);
+    assert_eq!(copied.keys("uploads/").await, [""; 0]);
+    scene.compare(&to).await;
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ fn the_flags_alone_suffice() {
 fn a_configuration_alone_suffices_and_arguments_win() {
     let file = File::parse(
         "endpoint = 'unix:///a.sock'\nnode_id = 'a'\npool_image = '/a.img'\npool_size = '20GiB'\n\
-         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\nmax_volumes = 8\n",
+         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\ncollect_hours = 2\nmax_volumes = 8\n",
     )
     .expect("it is well formed");
     let settings = file.settings(&Standalone::default()).expect("all that is needed is there");
@@ -33,6 +33,7 @@ fn a_configuration_alone_suffices_and_arguments_win() {
     assert_eq!(settings.node.pool, image);
     assert_eq!(settings.access.key_config, Some("/a.key".into()));
     assert_eq!(settings.grace, Duration::from_secs(3));
+    assert_eq!(settings.collect, Some(Duration::from_secs(7200)));
     assert_eq!(settings.node.max_volumes, NonZeroU32::new(8));
 
     let settings = file.settings(&standalone()).expect("all that is needed is there");
@@ -81,6 +82,7 @@ fn numbers_out_of_range_are_refused() {
         ("snapshot_wait_ms = 90000", "snapshot_wait_ms"),
         ("max_volumes = 0", "max_volumes"),
         ("grace_seconds = 4000", "grace_seconds"),
+        ("collect_hours = 10000", "collect_hours"),
     ] {
         let error = File::parse(text).expect(text).settings(&standalone()).expect_err(text).to_string();
         assert!(error.contains(name) && error.contains("expected"), "{error}");
@@ -100,6 +102,31 @@ fn a_store_section_is_read_from_a_private_file_alone_and_never_shown() {
     let file = File::read(Some(&path)).expect("only its owner may read it");
     assert_eq!(file.store.pairs(), [("aws_secret_access_key".to_owned(), "hush".to_owned())]);
     assert!(!format!("{file:?}").contains("hush"));
+
+    // The second repository's may be secret as well.
+    fs::write(&path, "[copy.store]\naws_secret_access_key = 'hush'\n").expect("a file can be written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("the mode can be set");
+    assert!(File::read(Some(&path)).is_err());
+}
+
+#[test]
+fn the_second_repository_is_named_by_arguments_environment_and_configuration() {
+    let file = File::parse(
+        "[store]\naws_region = 'one'\n[copy]\nrepository = 's3://second/a'\nkey_file = '/second.key'\n\
+         [copy.store]\naws_region = 'two'\naws_endpoint = 'https://two.example'\n",
+    )
+    .expect("it is well formed");
+    let access = file.copy_access(None, None, Vec::new()).expect("all that is needed is there");
+    assert_eq!((access.url.as_str(), access.key_config), ("s3://second/a", Some("/second.key".into())));
+    assert_eq!(access.store.pairs().len(), 2);
+    let environment = vec![("aws_region".to_owned(), "three".to_owned())];
+    let access = file.copy_access(Some("s3://third/b".into()), Some("/third.key".into()), environment);
+    let access = access.expect("all that is needed is there");
+    assert_eq!((access.url.as_str(), access.key_argument), ("s3://third/b", Some("/third.key".into())));
+    let pairs = [("aws_endpoint", "https://two.example"), ("aws_region", "three")];
+    assert_eq!(access.store.pairs(), pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let error = File::default().copy_access(None, None, Vec::new()).expect_err("none is named").to_string();
+    assert!(error.contains("--to") && error.contains("[copy]"), "{error}");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
-    path::PathBuf,
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -36,6 +37,8 @@ pub struct Copier {
     /// Snapshots that could not be copied, what their roots were then, and why: nothing is tried again, and sent again
     /// up to where it is damaged, before a repair changed the root.
     hopeless: BTreeMap<SnapshotId, (Edition, String)>,
+    /// Holds the folder for journals, which two copies at once would garble.
+    lock: Option<File>,
 }
 
 /// What tells a root from what a repair made of it.
@@ -74,7 +77,7 @@ impl Copier {
                 ),
             });
         }
-        Ok(Self { from: from.clone(), to: to.clone(), options, hopeless: BTreeMap::new() })
+        Ok(Self { from: from.clone(), to: to.clone(), options, hopeless: BTreeMap::new(), lock: None })
     }
 
     /// Copies everything that is missing.
@@ -285,20 +288,25 @@ impl Copier {
     }
 
     /// Makes the folder for journals, and removes from it those of snapshots that are decided by now.
-    async fn prepare_state(&self, round: &Round) -> Result<()> {
+    async fn prepare_state(&mut self, round: &Round) -> Result<()> {
         let Some(folder) = self.options.state.clone() else { return Ok(()) };
         let what = format!("preparing the folder {}", folder.display());
         let decided: BTreeSet<PathBuf> = round.to.keys().filter_map(|snapshot| self.journal(*snapshot)).collect();
+        let locked = self.lock.is_some();
         let prepare = move || {
             fs::create_dir_all(&folder)?;
+            let lock = if locked { None } else { Some(lock(&folder)?) };
             let mut left = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path()));
             left.try_for_each(|path: io::Result<PathBuf>| match path? {
                 path if decided.contains(&path) => fs::remove_file(path),
                 _ => Ok(()),
-            })
+            })?;
+            Ok(lock)
         };
         let prepared = Worker::new(self.to.seams().work).start(prepare).await?;
-        prepared.map_err(|source| Error::Local { what, source })
+        let lock = prepared.map_err(|source| Error::Local { what, source })?;
+        self.lock = lock.or(self.lock.take());
+        Ok(())
     }
 
     /// Reports the snapshots of the original whose roots cannot be read, unless the copy has them.
@@ -352,4 +360,14 @@ impl Round {
 /// Returns the root, where one stands and can be read.
 fn root(standing: &Result<Option<Arc<Root>>>) -> Option<&Arc<Root>> {
     standing.as_ref().ok().and_then(Option::as_ref)
+}
+
+/// Takes a folder for oneself, for as long as the file is open.
+fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another copy uses it")),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
