@@ -76,17 +76,23 @@ impl HeldRuns {
         roots: &BTreeMap<SnapshotId, Arc<Root>>,
         progress: &Progress,
     ) -> Result<(Reach, Vec<Unreadable>, bool)> {
-        let held = || self.0.values().flatten();
-        progress.set_total(held().map(|held| held.reference.object_bytes).sum());
+        let held: Vec<&Held> = self.0.values().flatten().collect();
+        progress.set_total(held.iter().map(|held| held.reference.object_bytes).sum());
         let (mut reach, mut unreadable, mut known) = (Reach::default(), Vec::new(), true);
-        let mut reads = stream::iter(held().map(|held| async move {
-            let read = read(repository, &held.reference).await?;
-            progress.add_done(held.reference.object_bytes);
-            progress.add_moved(held.reference.object_bytes);
-            Ok::<_, crate::Error>((held, read))
-        }))
-        .buffered(READS);
-        while let Some((held, read)) = reads.try_next().await? {
+        // By position: a future made of a reference is not known to be fit for every thread.
+        let mut reads = stream::iter(0..held.len())
+            .map(|position| {
+                let reference = &held[position].reference;
+                async move {
+                    let read = read(repository, reference).await?;
+                    progress.add_done(reference.object_bytes);
+                    progress.add_moved(reference.object_bytes);
+                    Ok::<_, crate::Error>((position, read))
+                }
+            })
+            .buffered(READS);
+        while let Some((position, read)) = reads.try_next().await? {
+            let held = held[position];
             match read {
                 Read::Marks(marks) => marks.into_iter().for_each(|marks| reach.join(marks)),
                 Read::Pages(marks, damage) => {
