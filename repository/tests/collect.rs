@@ -3,9 +3,21 @@
 mod image;
 mod storage;
 
-use std::sync::Arc;
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use image::{Cut, Image, Seeded, assert_same, base, id, init, master, offload, restore, seams};
+use object_store::{
+    CopyOptions, Error as StoreError, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult, path::Path,
+};
 use storage::{Memory, Stop};
 use varve_repository::{
     Repository, Result,
@@ -13,6 +25,7 @@ use varve_repository::{
     collect::{Kind, Options, Plan, Reason, Report},
     offload::Against,
     record::snapshot::Root,
+    store::Store,
 };
 
 async fn collect(repository: &Repository) -> Report {
@@ -385,4 +398,135 @@ async fn two_collectors_at_once_do_no_harm() {
         collect(&open(&memory, 90).await.unwrap()).await;
         scene.kept.assert_alone(&memory, &what).await;
     }
+}
+
+/// A store that takes no more packs, or lets some objects not be deleted.
+#[derive(Debug)]
+struct Refusing {
+    inner: Arc<Memory>,
+    /// How many more packs it takes.
+    room: AtomicUsize,
+    locked: bool,
+}
+
+impl fmt::Display for Refusing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refusing")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Refusing {
+    async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        let takes = |room: usize| room.checked_sub(1);
+        if key.as_ref().starts_with("packs/")
+            && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, takes).is_err()
+        {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(StoreError::Generic { store: "refusing", source: full.into() });
+        }
+        self.inner.put_opts(key, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> StoreResult<Box<dyn MultipartUpload>> {
+        panic!("nothing is put in parts")
+    }
+
+    async fn get_opts(&self, key: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.inner.get_opts(key, options).await
+    }
+
+    fn delete_stream(&self, keys: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
+        let (inner, locked) = (Arc::clone(&self.inner), self.locked);
+        let deleted = keys.and_then(move |key| {
+            let inner = Arc::clone(&inner);
+            async move {
+                if locked && key.as_ref().starts_with("packs/") {
+                    return Err(StoreError::PermissionDenied { path: key.into(), source: "retention".into() });
+                }
+                inner.delete(&key).await.map(|()| key)
+            }
+        });
+        deleted.boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> StoreResult<()> {
+        panic!("nothing is copied")
+    }
+}
+
+async fn refusing(memory: &Arc<Memory>, room: usize, locked: bool) -> Repository {
+    let store = Refusing { inner: Arc::clone(memory), room: AtomicUsize::new(room), locked };
+    Repository::open(Store::new(Arc::new(store), "memory:///"), &master(), seams(95)).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_is_emptied_as_far_as_no_copy_is_needed() {
+    let scene = scene().await;
+    let full = refusing(&scene.memory, 0, false).await;
+    let report = collect(&full).await;
+    assert!(found(&report.plan, Kind::Pack, Reason::Unreferenced) >= 1, "{report:?}");
+    assert_eq!(report.deleted, report.plan.garbage);
+    assert!(!report.plan.repack.is_empty());
+    assert_eq!((report.repacked.packs, report.repacked.stopped.as_deref()), (0, Some("the store is full")));
+    scene.kept.assert_whole(&scene.memory, "full").await;
+    collect(&open(&scene.memory, 96).await.unwrap()).await;
+    scene.kept.assert_alone(&scene.memory, "with room again").await;
+}
+
+#[tokio::test]
+async fn what_is_under_retention_is_left_and_costs_no_second_copy() {
+    let scene = scene().await;
+    let packs = scene.memory.keys("packs/").await;
+    let locked = refusing(&scene.memory, usize::MAX, true).await;
+    let report = collect(&locked).await;
+    assert!(report.repacked.packs >= 4 && report.locked.objects >= 2, "{report:?}");
+    assert_eq!(report.repacked.freed.objects, 0);
+    assert!(report.deleted.iter().all(|garbage| garbage.kind != Kind::Pack), "{report:?}");
+    let left = scene.memory.keys("packs/").await;
+    assert!(packs.iter().all(|pack| left.contains(pack)));
+    scene.kept.assert_whole(&scene.memory, "locked").await;
+
+    let again = collect(&locked).await;
+    assert_eq!(again.repacked.packs, 0, "{again:?}");
+    assert_eq!(scene.memory.keys("packs/").await, left);
+    // The retention ends.
+    collect(&open(&scene.memory, 97).await.unwrap()).await;
+    scene.kept.assert_alone(&scene.memory, "after the retention").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restores_go_on_while_their_packs_are_repacked() {
+    let scene = scene().await;
+    let done = tokio_util::sync::CancellationToken::new();
+    let restoring = tokio::spawn({
+        let (memory, done) = (Arc::clone(&scene.memory), done.clone());
+        let (root, cut) = scene.kept.0[0].clone();
+        async move {
+            let repository = open(&memory, 61).await.unwrap();
+            let mut restored = 0;
+            while !done.is_cancelled() || restored < 2 {
+                assert_same(&restore(&repository, &root).await.unwrap(), &cut.bytes, "while it is repacked");
+                restored += 1;
+            }
+            restored
+        }
+    });
+    let repository = open(&scene.memory, 62).await.unwrap();
+    let report = collect(&repository).await;
+    assert!(report.repacked.packs >= 4, "{report:?}");
+    // And again into another pack, of everything.
+    let all = Options { threshold: 100, ..Options::default() };
+    repository.collect(&all, Default::default(), Default::default()).await.unwrap();
+    done.cancel();
+    assert!(restoring.await.unwrap() >= 2);
+    scene.kept.assert_alone(&scene.memory, "afterwards").await;
 }
