@@ -13,7 +13,7 @@ ARGS ?=
 SEEDS ?= 100000
 FIRST ?= 0
 
-.PHONY: help demo test soak lint audit tools clean
+.PHONY: help demo test soak bench lint audit tools clean
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: tools ## run everything that must hold: format, lints, unit, property, pri
 soak: ## run many simulated schedules of writers, deleters and collectors (SEEDS=1000000 FIRST=5000)
 	@VARVE_SEED=$(FIRST) VARVE_SEEDS=$(SEEDS) cargo test --locked --package varve-repository --test simulation \
 		-- --exact schedules --nocapture
+
+bench: ## measure what is promised, as ratios to this machine's limits (QUICK=1 for a smaller form; ARGS="--json FILE")
+	@cargo build --release --locked --package varve-bench
+	@cargo run --release --locked --quiet --package varve-bench -- $(if $(QUICK),--quick) $(ARGS)
 
 lint: ## check format and lints
 	cargo fmt --all --check
