@@ -28,13 +28,17 @@ const STORES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
 pub(super) fn access(first: &RepositoryAccess, to: Option<String>, key_file: Option<PathBuf>) -> Result<Access, Usage> {
     let access = File::read(first.config.as_deref())?.copy_access(to, key_file, environment()?)?;
     let is_set = |option: &str| access.store.pairs().iter().any(|(key, _)| key.eq_ignore_ascii_case(option));
-    // The token of one account signs nothing for another, and there is no way to say "none".
-    if is_set("aws_access_key_id") && !is_set("aws_session_token") && env::var_os("AWS_SESSION_TOKEN").is_some() {
-        return Err(Usage(
-            "AWS_SESSION_TOKEN belongs to the first repository's credentials, and the second's have none: expected the \
-             first's under [store] in the configuration instead"
-                .into(),
-        ));
+    // What both stores share would join in where there is no way to say "none": the token of one account signs nothing
+    // for another, and keys win over a file.
+    let shared = [("aws_access_key_id", "aws_session_token"), ("aws_shared_credentials_file", "aws_access_key_id")];
+    for (given, missing) in shared {
+        let variable = missing.to_ascii_uppercase();
+        if is_set(given) && !is_set(missing) && env::var_os(&variable).is_some() {
+            return Err(Usage(format!(
+                "{variable} is the first repository's, and the second's credentials have none: expected the first's under \
+                 [store] in the configuration instead"
+            )));
+        }
     }
     Ok(access)
 }
