@@ -18,6 +18,8 @@ crate::on_both_pools!(
     a_snapshot_of_a_volume_never_staged_is_empty,
     a_cut_on_the_node_alone_is_ready_and_never_sent,
     deleting_a_cut_ends_its_offload,
+    a_tombstone_alone_ends_an_offload_for_good,
+    asking_again_joins_the_offload_under_way,
     a_snapshot_outlives_its_volume,
     a_base_that_was_deleted_is_not_built_upon,
     a_refusing_store_fails_the_snapshot_and_says_so,
@@ -148,6 +150,53 @@ async fn deleting_a_cut_ends_its_offload(kind: Kind) {
     node.back_up(site.wanted_cuts(&[("s2", "one")], 0)).await;
     assert_eq!(site.root("s2").await.method, Method::Full);
     assert!(matches!(site.repository.snapshot(site.snapshot("s1")).await, Ok(SnapshotState::Gone(_))));
+}
+
+/// As where the snapshot was deleted by a person with the repository's key, while nobody could reach the node.
+async fn a_tombstone_alone_ends_an_offload_for_good(kind: Kind) {
+    let (site, gate) = Site::gated(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    write(&node.volume(site.volume("one")).image(), 0, 1, MIB);
+    gate.set(Position::Shut);
+    node.cut(site.wanted_cuts(&[("s1", "one")], 0)).await.expect("cut");
+    gate.somebody_waits().await;
+    site.repository.delete_snapshot(site.snapshot("s1"), "deleted").await.expect("cancelled");
+    gate.set(Position::Open);
+    node.gone(site.snapshot("s1")).await;
+    assert!(site.repository.intents().await.expect("listed").is_empty());
+    node.stop().await;
+
+    // Nor does a restart bring it back.
+    let node = site.node("a").await;
+    assert!(node.agent.cuts().list().is_empty());
+    fails_with(node.cut(site.wanted_cuts(&[("s1", "one")], 0)).await, Code::Aborted);
+    assert!(matches!(site.repository.snapshot(site.snapshot("s1")).await, Ok(SnapshotState::Gone(_))));
+}
+
+async fn asking_again_joins_the_offload_under_way(kind: Kind) {
+    let (site, gate) = Site::gated(kind).await;
+    let node = site.node("a").await;
+    node.create(site.wanted("one", 64 * MIB)).await.expect("made");
+    let image = node.volume(site.volume("one")).image();
+    write(&image, 0, 1, MIB);
+    gate.set(Position::Shut);
+    let first = node.cut(site.wanted_cuts(&[("s1", "one")], 0)).await.expect("cut");
+    gate.somebody_waits().await;
+    write(&image, MIB, 2, MIB);
+    let again = node.cut(site.wanted_cuts(&[("s1", "one")], 0)).await.expect("joined");
+    assert_eq!(first[0].created_at, again[0].created_at, "the same instant");
+    assert_ne!(again[0].state(), proto::cut::State::Ready);
+    assert_eq!(node.agent.cuts().list().len(), 1, "and no second cut");
+    // One that waits sees the end of it.
+    let waiting = node.cut(site.wanted_cuts(&[("s1", "one")], LONG));
+    let (waited, ()) = tokio::join!(waiting, async { gate.set(Position::Open) });
+    assert_eq!(waited.expect("joined")[0].state(), proto::cut::State::Ready);
+    let intents = site.repository.intents().await.expect("listed");
+    assert!(intents.is_empty(), "{intents:?}");
+    let root = site.root("s1").await;
+    assert_eq!(root.statistics.stored_bytes, MIB, "nothing of what was written behind the cut");
+    assert_eq!(root.statistics.packs, 1);
 }
 
 async fn a_snapshot_outlives_its_volume(kind: Kind) {

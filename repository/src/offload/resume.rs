@@ -20,7 +20,7 @@ use crate::{
     Error, Repository, Result,
     id::PackId,
     mutation::Mutation,
-    pack::{PackReference, Table, read_table},
+    pack::{MAX_CHUNKS, PackReference, Table, chunk_count, read_table},
     run::Place,
     work::Worker,
 };
@@ -140,7 +140,7 @@ impl Packs {
         let mut room = dedup::REMEMBERED;
         let mut wanted: Vec<PackReference> = Vec::new();
         for pack in self.named.iter().rev() {
-            let remembered = room.checked_sub(pack.chunks());
+            let remembered = room.checked_sub(chunk_count(pack).unwrap_or(MAX_CHUNKS));
             room = remembered.unwrap_or(0);
             if remembered.is_some() || !self.stored.contains(&pack.id) {
                 wanted.push(*pack);

@@ -94,11 +94,6 @@ impl PackReference {
         self.table_offset.into()..self.object_bytes.into()
     }
 
-    /// How many chunks its table has, going by its length.
-    pub(crate) fn chunks(&self) -> usize {
-        table::chunks(self.object_bytes.saturating_sub(self.table_offset))
-    }
-
     /// Makes the error that says what is wrong with the pack.
     pub(crate) fn damaged(&self, reason: impl Into<String>) -> Error {
         Error::Corrupt { object: self.key(), reason: reason.into() }

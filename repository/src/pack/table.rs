@@ -42,11 +42,6 @@ const MAX_STORED_LEN: u32 = (CHUNK_BLOCKS * BLOCK_SIZE) as u32 + TAG_LEN as u32;
 #[expect(clippy::cast_possible_truncation, reason = "a tag has 16 bytes")]
 const STORED_LEN: RangeInclusive<u32> = TAG_LEN as u32 + 1..=MAX_STORED_LEN;
 
-/// Returns how many chunks a table of that length, as stored, can have.
-pub(super) fn chunks(sealed_bytes: u32) -> usize {
-    usize::try_from(sealed_bytes).unwrap_or(usize::MAX).saturating_sub(4 + TAG_LEN) / ENTRY_LEN
-}
-
 /// One chunk of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TableEntry {

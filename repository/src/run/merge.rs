@@ -2,9 +2,13 @@
 //!
 //! A new level is merged with the levels below it for as long as the next one is at most twice as large as all above
 //! it taken together. So each level that stays is more than twice as large as the one above it: a snapshot of `n`
-//! extents has at most `log2(n / 1024) + 2` levels. An extent that is rewritten ends up in a level at least half as large
-//! again as the one it was in, so it is rewritten at most `log1.5(n / 1024) + 1` times once its level has 1024 extents.
-//! Levels below that size count as 1024: keeping two of them apart saves nothing, and reading both costs a request more.
+//! extents has at most `log2(n / 64) + 2` levels. An extent that is rewritten ends up in a level at least half as large
+//! again as the one it was in, so it is rewritten at most `log1.5(n / 64) + 1` times once its level has 64 extents.
+//!
+//! Levels below that size count as 64. Each level costs every snapshot some 500 bytes, in its root and in the intent
+//! before it, and every reader a request. Rewriting costs some ten bytes an extent, and 56 for each pack; and many small
+//! changes mean many small packs. So to keep two levels of 64 extents apart saves about what it costs; were it 1024,
+//! each small snapshot would rewrite tens of kilobytes.
 //!
 //! Sizes are extents, since those are what a merge reads and writes. A merge drops extents that a newer level hides,
 //! and, where it takes in the oldest level, zero extents.
@@ -13,7 +17,7 @@ use super::{Finished, Origin, Place, View, Writer};
 use crate::{Repository, Result, block::BlockRange};
 
 /// What a level counts as at least, in extents.
-const LEAST_SIZE: u64 = 1024;
+const LEAST_SIZE: u64 = 64;
 
 /// Returns how many of the newest levels are to be merged into one, given their sizes in extents, newest first.
 /// Below two there is nothing to merge.

@@ -62,6 +62,11 @@ pub(crate) fn seams(seed: u64) -> Seams {
     Seams::new(Arc::new(Epoch), Arc::new(Seeded::new(seed)), Work::Threads)
 }
 
+/// Seams by which everything is done in one thread.
+pub(crate) fn inline(seed: u64) -> Seams {
+    Seams::new(Arc::new(Epoch), Arc::new(Seeded::new(seed)), Work::Inline)
+}
+
 pub(crate) fn master() -> MasterKey {
     MasterKey::generate(&Seeded::new(0))
 }

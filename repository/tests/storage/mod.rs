@@ -5,6 +5,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -44,6 +45,8 @@ struct State {
     operations: Vec<Operation>,
     stop: Option<Stop>,
     stopped: bool,
+    replacement: Option<(String, String, Vec<u8>)>,
+    latency: Duration,
 }
 
 impl Memory {
@@ -67,6 +70,23 @@ impl Memory {
     /// Forgets what was done, and stops at a later request.
     pub(crate) fn arm(&self, stop: Option<Stop>) {
         *self.state.lock().unwrap() = State { stop, ..State::default() };
+    }
+
+    /// Puts other bytes at a key right before the first put below a folder, as another process would.
+    pub(crate) fn replace_before(&self, folder: &str, key: String, bytes: Vec<u8>) {
+        self.state.lock().unwrap().replacement = Some((folder.into(), key, bytes));
+    }
+
+    /// Has every request take a while, until the store is armed the next time.
+    pub(crate) fn delay(&self, latency: Duration) {
+        self.state.lock().unwrap().latency = latency;
+    }
+
+    async fn wait(&self) {
+        let latency = self.state.lock().unwrap().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
     }
 
     pub(crate) fn operations(&self) -> Vec<Operation> {
@@ -152,6 +172,12 @@ fn dead() -> Error {
 #[async_trait]
 impl ObjectStore for Memory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.wait().await;
+        let is_due = |due: &mut (String, String, Vec<u8>)| location.as_ref().starts_with(&due.0);
+        let due = self.state.lock().unwrap().replacement.take_if(is_due);
+        if let Some((_, key, bytes)) = due {
+            self.overwrite(&key, bytes).await;
+        }
         let operation = Operation::Put(location.to_string(), payload.content_length() as u64);
         match Self::note(&self.state, operation) {
             (false, _) => Err(dead()),
@@ -165,6 +191,7 @@ impl ObjectStore for Memory {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.wait().await;
         match Self::note(&self.state, Operation::Get(location.to_string())) {
             (true, true) => self.inner.get_opts(location, options).await,
             _ => Err(dead()),
