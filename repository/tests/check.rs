@@ -9,8 +9,8 @@ use image::{Image, Seeded, base, id, init, offload, restore};
 use storage::Memory;
 use tokio_util::sync::CancellationToken;
 use varve_repository::{
-    Error, Repository,
-    check::{Level, Report},
+    Error, ErrorKind, Repository,
+    check::{Level, Options, Percent, Report},
     offload::Against,
     progress::Progress,
     record::snapshot::Root,
@@ -170,4 +170,167 @@ async fn a_check_can_be_interrupted_and_a_store_that_is_down_is_no_damage() {
     memory.arm(Some(storage::Stop::Before(3)));
     let result = repository.check(Level::Content, Progress::default(), CancellationToken::new()).await;
     assert!(matches!(result, Err(Error::Store { .. })), "{result:?}");
+}
+
+/// A dozen snapshots that share nothing, each in one pack.
+async fn dozen() -> (Arc<Memory>, Repository) {
+    let memory = Memory::new();
+    let repository = init(memory.store()).await;
+    let random = Seeded::new(41);
+    for number in 0..12 {
+        let mut image = Image::new(64);
+        image.write_noise(0, 40, &random);
+        offload(&repository, &format!("snapshot {number}"), &image.cut(), Against::Nothing).await.unwrap();
+    }
+    assert_eq!(memory.keys("packs/").await.len(), 12);
+    (memory, repository)
+}
+
+fn sample(percent: f64) -> Options {
+    Options { level: Level::Content, sample: Percent::new(percent), resume: None }
+}
+
+async fn check_with(repository: &Repository, options: Options) -> varve_repository::Result<Report> {
+    repository.check(options, Progress::default(), CancellationToken::new()).await
+}
+
+/// Hurts a chunk of the `number`th pack.
+async fn hurt(memory: &Memory, number: usize) -> String {
+    let pack = memory.keys("packs/").await.remove(number);
+    let mut bytes = memory.read(&pack).await;
+    bytes[100] ^= 1;
+    memory.overwrite(&pack, bytes).await;
+    pack
+}
+
+#[tokio::test]
+async fn samples_are_of_the_size_asked_for_and_see_everything_in_time() {
+    let (memory, repository) = dozen().await;
+    let pack = hurt(&memory, 7).await;
+    let mut found = 0;
+    for _ in 0..40 {
+        let report = check_with(&repository, sample(25.0)).await.unwrap();
+        let content = report.content.unwrap();
+        assert_eq!((content.packs, content.of_packs), (3, 12));
+        assert!(content.bytes * 4 >= content.of_bytes, "{content:?}");
+        assert_eq!(report.packs, 12, "of the others the tables are read");
+        assert!(report.damages.iter().all(|damage| damage.object == pack));
+        found += report.damages.len();
+    }
+    // Each of the twelve is as likely as any other: ten times of forty.
+    assert!((3..=20).contains(&found), "{found}");
+}
+
+#[tokio::test]
+async fn a_pass_of_samples_reads_every_pack_once_and_a_damaged_one_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (memory, repository) = dozen().await;
+    let options = || Options { resume: Some(state.clone()), ..sample(25.0) };
+    let (mut packs, mut runs) = (0, 0);
+    loop {
+        let report = check_with(&repository, options()).await.unwrap();
+        packs += report.content.unwrap().packs;
+        runs += 1;
+        let pass = report.pass.unwrap();
+        assert_eq!((pass.packs, pass.of_packs), (packs, 12));
+        assert_eq!(state.exists(), !pass.complete);
+        if pass.complete {
+            break;
+        }
+    }
+    assert_eq!((packs, runs), (12, 4));
+
+    let pack = hurt(&memory, 3).await;
+    let (mut found, mut again) = (false, 0);
+    for _ in 0..4 {
+        let report = check_with(&repository, options()).await.unwrap();
+        again += usize::from(found && report.damages.len() == 1);
+        found |= report.damages.iter().any(|damage| damage.object == pack);
+        let pass = report.pass.unwrap();
+        if pass.complete {
+            // In the run that ends the pass the damage is told too.
+            assert_eq!(report.damages.len(), 1);
+            break;
+        }
+        assert!(!found || report.damages.len() == 1, "what was found is found again");
+    }
+    assert!(found && !state.exists(), "{again}");
+}
+
+#[tokio::test]
+async fn a_check_that_ended_early_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (memory, repository) = dozen().await;
+    let options = || Options { resume: Some(state.clone()), ..Options::from(Level::Content) };
+    memory.arm(None);
+    check(&repository, Level::Content).await;
+    let operations = memory.operations().len();
+    memory.arm(Some(storage::Stop::Before(operations - 6)));
+    assert!(matches!(check_with(&repository, options()).await, Err(Error::Store { .. })));
+    memory.arm(None);
+    assert!(state.exists());
+    let report = check_with(&repository, options()).await.unwrap();
+    let read = report.content.unwrap().packs;
+    assert!((1..12).contains(&read), "{read}");
+    assert!(report.pass.is_some_and(|pass| pass.complete && pass.packs == 12));
+    assert!(!state.exists());
+    // What was looked at and is gone since is found nevertheless.
+    memory.arm(Some(storage::Stop::Before(operations - 6)));
+    assert!(check_with(&repository, options()).await.is_err());
+    memory.arm(None);
+    for pack in memory.keys("packs/").await {
+        memory.remove(&pack).await;
+    }
+    assert_eq!(check_with(&repository, options()).await.unwrap().damages.len(), 12);
+}
+
+#[tokio::test]
+async fn a_state_of_something_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (_, repository) = dozen().await;
+    let options = |level| Options { resume: Some(state.clone()), level, sample: None };
+    let refused = async |repository: &Repository, level, words: &str| {
+        let error = check_with(repository, options(level)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(words) && error.to_string().contains("/state"), "{error}");
+    };
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let interrupted = repository.check(options(Level::Content), Progress::default(), cancel).await;
+    assert!(matches!(interrupted, Err(Error::Interrupted)) && state.exists());
+    refused(&repository, Level::Presence, "another level").await;
+    let other = Repository::init(Memory::new().store(), &image::master(), image::seams(77)).await.unwrap();
+    refused(&other, Level::Content, "of repository").await;
+    std::fs::write(&state, "precious").unwrap();
+    refused(&repository, Level::Content, "not the state of a check").await;
+    assert_eq!(std::fs::read(&state).unwrap(), b"precious");
+    let unwritable = Options { resume: Some("/nowhere/state".into()), ..Options::from(Level::Presence) };
+    let report = check_with(&repository, unwritable).await;
+    assert!(report.is_ok_and(|report| report.pass.is_some_and(|pass| pass.complete)), "nothing is left to write");
+}
+
+#[tokio::test]
+async fn damage_that_no_snapshot_shows_hurts_none() {
+    let memory = Memory::new();
+    let repository = init(memory.store()).await;
+    let random = Seeded::new(42);
+    let mut image = Image::new(200);
+    image.write_noise(0, 64, &random);
+    let first = offload(&repository, "first", &image.cut(), Against::Nothing).await.unwrap();
+    image.write_noise(0, 64, &random);
+    let second = offload(&repository, "second", &image.cut(), base(&first)).await.unwrap();
+    let pack = packs_of(&memory.keys("").await, &first).remove(0);
+    let mut bytes = memory.read(&pack).await;
+    bytes[100] ^= 1;
+    memory.overwrite(&pack, bytes).await;
+    let report = check(&repository, Level::Content).await;
+    assert_eq!(report.hurt_snapshots().into_iter().collect::<Vec<_>>(), [id(&first)]);
+    repository.delete_snapshot(id(&first), "deleted").await.unwrap();
+    let report = check(&repository, Level::Content).await;
+    assert!(report.hurt_snapshots().is_empty(), "{report:?}");
+    assert_eq!(report.harmless().count(), report.damages.len());
+    assert_eq!(restore(&repository, &second).await.unwrap(), image.bytes);
 }

@@ -220,3 +220,23 @@ async fn progress_ends_where_the_work_does() {
     }
     assert!(memory.operations().iter().all(|operation| matches!(operation, Operation::Get(_))));
 }
+
+#[tokio::test]
+async fn a_snapshot_that_is_deleted_meanwhile_is_cancelled_and_not_damaged() {
+    let (memory, snapshots) = two_snapshots().await;
+    let repository = Repository::open(memory.store(), &master(), seams(3)).await.unwrap();
+    let (root, _) = &snapshots[1];
+    repository.delete_snapshot(root.description.id, "not wanted").await.unwrap();
+    for key in memory.keys("").await {
+        if key.starts_with("packs/") || key.starts_with("runs/") {
+            memory.remove(&key).await;
+        }
+    }
+    let cancelled = |error| matches!(error, Error::Cancelled { ref reason, .. } if reason == "not wanted");
+    assert!(cancelled(restore(&repository, root).await.unwrap_err()));
+    let target = Arc::new(image::Restored::new(200 * 4096));
+    let salvaged = repository.salvage(root, target, Progress::default(), CancellationToken::new()).await;
+    assert!(cancelled(salvaged.unwrap_err()));
+    // The other one is there, and is damaged.
+    assert!(matches!(restore(&repository, &snapshots[0].0).await, Err(Error::Corrupt { .. })));
+}

@@ -4,7 +4,7 @@
 //! Extents are pushed in batches that ascend; a batch's pack is put before its extents are pushed, so that a run never
 //! speaks of a pack that is not there. A dry run writes nothing, and does all else.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Repository, Result,
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Stock {
     pub(super) upload: UploadId,
-    chunks: BTreeMap<ChunkId, (PackReference, u32)>,
+    chunks: BTreeMap<ChunkId, (PackReference, u32, Arc<str>)>,
 }
 
 impl Stock {
@@ -58,16 +58,18 @@ pub(super) struct Level<'a> {
 struct Drafted {
     range: BlockRange,
     place: Place<Option<PackReference>>,
-    /// The chunk, if it is in the pack being filled.
-    id: Option<ChunkId>,
+    /// The chunk and where it is from, if it is in the pack being filled.
+    new: Option<(ChunkId, Arc<str>)>,
 }
 
 /// Where a chunk is, as far as it is known before its pack is closed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stored {
     pack: Option<PackReference>,
     ordinal: u32,
     id: ChunkId,
+    /// Where its bytes are from.
+    pub(super) source: Arc<str>,
 }
 
 impl<'a> Level<'a> {
@@ -94,13 +96,14 @@ impl<'a> Level<'a> {
         Self { oldest: true, ..self }
     }
 
-    /// Finds a chunk that was written before.
+    /// Finds a chunk that was written before, and where it was from.
     pub(super) fn find(&self, id: ChunkId) -> Option<Stored> {
-        self.stock.chunks.get(&id).map(|(pack, ordinal)| Stored { pack: Some(*pack), ordinal: *ordinal, id })
+        let (pack, ordinal, source) = self.stock.chunks.get(&id)?;
+        Some(Stored { pack: Some(*pack), ordinal: *ordinal, id, source: Arc::clone(source) })
     }
 
-    /// Writes a chunk, unless it was written before.
-    pub(super) fn store(&mut self, id: ChunkId, plain: Vec<u8>) -> Stored {
+    /// Writes a chunk, unless it was written before; `source` is where it is from.
+    pub(super) fn store(&mut self, id: ChunkId, plain: Vec<u8>, source: &Arc<str>) -> Stored {
         if let Some(stored) = self.find(id) {
             return stored;
         }
@@ -113,36 +116,35 @@ impl<'a> Level<'a> {
         self.taken.chunks += 1;
         self.taken.stored_bytes += plain.len() as u64;
         let ordinal = pack.push(id, blocks, self.compressor.encode(plain));
-        Stored { pack: None, ordinal, id }
+        Stored { pack: None, ordinal, id, source: Arc::clone(source) }
     }
 
     /// Says that blocks are in a chunk, behind so many blocks of it.
-    pub(super) fn place(&mut self, range: BlockRange, stored: Stored, skip: u8) {
-        let Stored { pack, ordinal, id } = stored;
-        let id = pack.is_none().then_some(id);
-        self.batch.push(Drafted { range, place: Place::Chunk(ChunkPlace { pack, ordinal, skip }), id });
+    pub(super) fn place(&mut self, range: BlockRange, stored: &Stored, skip: u8) {
+        let Stored { pack, ordinal, id, ref source } = *stored;
+        let new = pack.is_none().then(|| (id, Arc::clone(source)));
+        self.batch.push(Drafted { range, place: Place::Chunk(ChunkPlace { pack, ordinal, skip }), new });
     }
 
     /// Writes blocks as they are: zeroes as such, the others as chunks of their own.
-    pub(super) fn store_blocks(&mut self, range: BlockRange, bytes: &[u8]) {
+    pub(super) fn store_blocks(&mut self, range: BlockRange, bytes: &[u8], source: &Arc<str>) {
         let block_len = usize::try_from(BLOCK_SIZE).expect("a block is 4096 bytes");
         let mut position = range.first;
         let mut gathered: Vec<(BlockRange, &[u8])> = Vec::new();
         let mut held = Blocks::ZERO;
         // Parted where the blocks are, or are not, zero, and at the ends of windows, as an offload does.
-        let parts = bytes.chunks(block_len).map(|block| block.iter().all(|byte| *byte == 0));
+        let zero: Vec<bool> = bytes.chunks(block_len).map(|block| block.iter().all(|byte| *byte == 0)).collect();
         let mut from = 0;
-        let zero: Vec<bool> = parts.collect();
         while from < zero.len() {
             let room = CHUNK_BLOCKS - position.0 % CHUNK_BLOCKS;
             let same = zero[from..].iter().take_while(|is_zero| **is_zero == zero[from]).count();
             let count = if zero[from] { same } else { same.min(usize::try_from(room).unwrap_or(same)) };
             let part = BlockRange { first: position, count: Blocks(count as u64) };
             if zero[from] {
-                self.batch.push(Drafted { range: part, place: Place::Zero, id: None });
+                self.batch.push(Drafted { range: part, place: Place::Zero, new: None });
             } else {
                 if held.0 + part.count.0 > CHUNK_BLOCKS {
-                    self.store_gathered(&mut gathered);
+                    self.store_gathered(&mut gathered, source);
                     held = Blocks::ZERO;
                 }
                 gathered.push((part, &bytes[from * block_len..(from + count) * block_len]));
@@ -151,19 +153,19 @@ impl<'a> Level<'a> {
             position = part.end();
             from += count;
         }
-        self.store_gathered(&mut gathered);
+        self.store_gathered(&mut gathered, source);
     }
 
-    fn store_gathered(&mut self, gathered: &mut Vec<(BlockRange, &[u8])>) {
+    fn store_gathered(&mut self, gathered: &mut Vec<(BlockRange, &[u8])>, source: &Arc<str>) {
         if gathered.is_empty() {
             return;
         }
         let plain: Vec<u8> = gathered.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
         let id = self.repository.data_key().chunk_id(&plain);
-        let stored = self.store(id, plain);
+        let stored = self.store(id, plain, source);
         let mut skip = 0;
         for (range, _) in gathered.drain(..) {
-            self.place(range, stored, skip);
+            self.place(range, &stored, skip);
             skip += u8::try_from(range.count.0).expect("a chunk has at most 32 blocks");
         }
     }
@@ -188,14 +190,14 @@ impl<'a> Level<'a> {
         };
         let mut batch = std::mem::take(&mut self.batch);
         batch.sort_unstable_by_key(|drafted| drafted.range.first);
-        for Drafted { range, place, id } in batch {
+        for Drafted { range, place, new } in batch {
             let place = match place {
                 Place::Zero if self.oldest => continue,
                 Place::Zero => Place::Zero,
                 Place::Chunk(ChunkPlace { pack, ordinal, skip }) => {
                     let Some(pack) = pack.or(written) else { continue };
-                    if let Some(id) = id {
-                        self.stock.chunks.insert(id, (pack, ordinal));
+                    if let Some((id, source)) = new {
+                        self.stock.chunks.insert(id, (pack, ordinal, source));
                     }
                     Place::Chunk(ChunkPlace { pack, ordinal, skip })
                 }

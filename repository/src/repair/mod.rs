@@ -32,8 +32,6 @@ mod replace;
 mod report;
 mod sources;
 
-use std::collections::BTreeSet;
-
 use tokio_util::sync::CancellationToken;
 
 pub use report::{Mended, Outcome, Proof, Recovered, Report};
@@ -42,7 +40,6 @@ pub use sources::{LocalImage, Sources};
 use crate::{
     Error, Repository, Result,
     check::{self, Findings},
-    id::SnapshotId,
     pack::TableCache,
     progress::Progress,
     work::Worker,
@@ -130,7 +127,7 @@ impl Repair<'_> {
         }
         report.snapshots.sort_unstable_by_key(|mended| mended.snapshot);
         if !self.options.dry_run {
-            self.forget_pending(&hurt).await?;
+            self.forget_pending().await?;
             if let Some(stock) = self.stock.take() {
                 self.repository.give_up_repacking(stock.upload).await?;
             }
@@ -139,9 +136,8 @@ impl Repair<'_> {
     }
 
     /// Takes out of roots what repairs have left there that did not come to their end.
-    async fn forget_pending(&self, mended: &BTreeSet<SnapshotId>) -> Result<()> {
-        let left = self.findings.roots.iter().filter(|root| !root.pending.is_empty());
-        for root in left.filter(|root| !mended.contains(&root.description.id)) {
+    async fn forget_pending(&self) -> Result<()> {
+        for root in self.findings.roots.iter().filter(|root| !root.pending.is_empty()) {
             self.take_pending_out(root.description.id).await?;
         }
         Ok(())

@@ -31,7 +31,7 @@ use crate::{
     id::{SnapshotId, UploadId, VolumeId},
     record::{
         intent::Attempt,
-        snapshot::{Method, Root, SnapshotStatistics},
+        snapshot::{Method, Root, SnapshotDescription, SnapshotStatistics},
     },
     repository::{Found, names},
 };
@@ -41,17 +41,13 @@ impl Repair<'_> {
     /// was deleted has a tombstone and is not missing.
     pub(super) async fn lost_snapshots(&self) -> Result<BTreeSet<SnapshotId>> {
         let mut lost: BTreeSet<SnapshotId> = self.findings.lost_roots.keys().copied().collect();
-        let cuts = self.sources.images.iter().filter(|image| image.was_committed());
-        let mut known: BTreeSet<SnapshotId> =
-            cuts.filter_map(LocalImage::cut).map(|description| description.id).collect();
+        // Mirrors and pools may serve others too; the ids of this repository's volumes are made with its own key.
+        let is_ours = |cut: &&SnapshotDescription| self.repository.volume_id(&cut.volume_name) == cut.volume;
+        let cuts = self.sources.images.iter().filter(|image| image.was_committed()).filter_map(LocalImage::cut);
+        let mut known: BTreeSet<SnapshotId> = cuts.filter(is_ours).map(|cut| cut.id).collect();
         if let Some(mirror) = &self.sources.mirror {
-            let mut volumes: BTreeSet<VolumeId> =
-                self.findings.roots.iter().map(|root| root.description.volume).collect();
-            let recorded = self.repository.list_ids::<VolumeId>(names::VOLUMES).await?;
-            volumes.extend(recorded.into_iter().map(|(id, _)| id));
             let roots = mirror.readable_snapshots().await?.roots;
-            let mirrored = roots.iter().map(|root| &root.description);
-            known.extend(mirrored.filter(|root| volumes.contains(&root.volume)).map(|root| root.id));
+            known.extend(roots.iter().map(|root| &root.description).filter(is_ours).map(|root| root.id));
         }
         let standing: BTreeSet<SnapshotId> =
             self.repository.list_ids::<SnapshotId>(names::SNAPSHOTS).await?.into_iter().map(|(id, _)| id).collect();

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     copies::Copies,
-    level::Level,
+    level::{Level, Stored},
     report::{Proof, Spans},
     sources::Replica,
 };
@@ -68,7 +68,7 @@ pub(super) struct Recovery<'a> {
 /// What a walk came to.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    pub(super) recovered: Spans<(String, Proof)>,
+    pub(super) recovered: Spans<(Arc<str>, Proof)>,
     pub(super) lost: Spans<Arc<Fault>>,
     /// Not all that damaged pages and runs covered was recovered.
     pub(super) unknown: bool,
@@ -160,15 +160,15 @@ impl Recovery<'_> {
                 None => others.push((part, true)),
             }
         }
-        let mut said: Vec<(BlockRange, Result<(String, Proof), Arc<Fault>>)> = Vec::new();
+        let mut said: Vec<(BlockRange, Result<(Arc<str>, Proof), Arc<Fault>>)> = Vec::new();
         for parts in chunks.into_values() {
             let Some(lay) = parts.first().and_then(|part| part.chunk) else { continue };
             match self.chunk(&lay.entry, &parts, level).await? {
-                Some((stored, source)) => {
+                Some(stored) => {
                     for part in &parts {
                         let skip = part.chunk.map_or(0, |lay| lay.skip);
-                        level.place(part.range, stored, skip);
-                        said.push((part.range, Ok((source.clone(), Proof::Chunk))));
+                        level.place(part.range, &stored, skip);
+                        said.push((part.range, Ok((Arc::clone(&stored.source), Proof::Chunk))));
                     }
                 }
                 None => {
@@ -183,7 +183,7 @@ impl Recovery<'_> {
             let found = if trusting { self.vouched(part.range).await? } else { None };
             match found {
                 Some((bytes, source)) => {
-                    level.store_blocks(part.range, &bytes);
+                    level.store_blocks(part.range, &bytes, &source);
                     said.push((part.range, Ok((source, Proof::Source))));
                 }
                 None => {
@@ -204,14 +204,9 @@ impl Recovery<'_> {
     }
 
     /// Finds the bytes of a chunk by its id, and writes them.
-    async fn chunk(
-        &self,
-        entry: &TableEntry,
-        parts: &[Part],
-        level: &mut Level<'_>,
-    ) -> Result<Option<(super::level::Stored, String)>> {
+    async fn chunk(&self, entry: &TableEntry, parts: &[Part], level: &mut Level<'_>) -> Result<Option<Stored>> {
         if let Some(stored) = level.find(entry.id) {
-            return Ok(Some((stored, "what this repair has written".to_owned())));
+            return Ok(Some(stored));
         }
         for copy in self.copies.get(&entry.id).map_or(&[][..], Vec::as_slice) {
             let wanted = [(copy.ordinal, copy.entry)];
@@ -220,7 +215,7 @@ impl Recovery<'_> {
             };
             let opened = read.open(self.repository.data_key()).next();
             if let Some((_, Ok(plain))) = opened {
-                return Ok(Some((level.store(entry.id, plain), copy.pack.key())));
+                return Ok(Some(level.store(entry.id, plain, &copy.pack.key().into())));
             }
         }
         let Some(parts) = order(parts, entry.blocks) else { return Ok(None) };
@@ -233,17 +228,17 @@ impl Recovery<'_> {
                 }
             }
             if self.repository.data_key().chunk_id(&plain) == entry.id {
-                return Ok(Some((level.store(entry.id, plain), replica.name.clone())));
+                return Ok(Some(level.store(entry.id, plain, &replica.name)));
             }
         }
         Ok(None)
     }
 
     /// Reads blocks from a source that holds the very same snapshot.
-    async fn vouched(&self, range: BlockRange) -> Result<Option<(Vec<u8>, String)>> {
+    async fn vouched(&self, range: BlockRange) -> Result<Option<(Vec<u8>, Arc<str>)>> {
         for replica in self.replicas.iter().filter(|replica| replica.same) {
             if let Some(bytes) = replica.read(range, self.worker).await? {
-                return Ok(Some((bytes, replica.name.clone())));
+                return Ok(Some((bytes, Arc::clone(&replica.name))));
             }
         }
         Ok(None)

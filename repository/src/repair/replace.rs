@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Error, Repository, Result,
+    block::{BLOCK_SIZE, BlockRange, Blocks},
     check::{read_pack_back, read_run_back},
     fault::Fault,
     hydrate::Lost,
@@ -20,7 +21,7 @@ use crate::{
     pack::PackReference,
     record::snapshot::{Root, RunReference},
     repository::{Found, names},
-    run::{self, Origin, merge::Merge},
+    run::{self, Origin, Place, View},
 };
 
 /// How an attempt at one snapshot ended.
@@ -58,7 +59,9 @@ impl Repair<'_> {
     async fn attempt(&mut self, root: &Root, version: &UpdateVersion) -> Result<Attempt> {
         let (repository, dry_run) = (self.repository, self.options.dry_run);
         let snapshot = root.description.id;
-        let mut stock = match self.stock.take() {
+        // Two levels of one root are never of one upload.
+        let fits = |stock: &Stock| root.runs.iter().all(|run| run.id.upload() != stock.upload);
+        let mut stock = match self.stock.take().filter(fits) {
             Some(stock) => stock,
             None if dry_run => Stock::new(UploadId::from_bytes(repository.seams().random())),
             None => Stock::new(repository.take_repacking(&self.options.node).await?),
@@ -105,14 +108,27 @@ impl Repair<'_> {
         let stored = |runs: &[RunReference]| runs.iter().cloned().map(Origin::Stored).collect();
         let mut levels: Vec<Vec<Origin>> = vec![stored(&newest)];
         levels.extend(run::levels(&root.runs).map(stored));
-        let writer = run::Writer::new(self.repository, upload);
-        let mut merge = Merge::new(self.repository, levels, writer, true);
+        // What a lost run may have covered ends with the image: nothing was sought behind it.
+        let capacity = Blocks(root.description.capacity_bytes.div_ceil(BLOCK_SIZE));
+        let mut view = View::new(self.repository, levels, BlockRange { first: Blocks::ZERO, count: capacity });
+        let mut writer = run::Writer::new(self.repository, upload);
         let mut runs = Vec::new();
-        while let Some(run::Finished { reference, bytes }) = merge.next().await? {
-            self.repository.store().put_new(&run::key(reference.id), bytes).await?;
-            runs.push(reference);
+        loop {
+            let segment = view.next().await?;
+            let ends = segment.is_none();
+            if let Some(segment) = segment.filter(|segment| segment.place != Place::Zero) {
+                writer.push(&segment)?;
+            }
+            if (ends || writer.is_full())
+                && let Some(run::Finished { reference, bytes }) = writer.finish()
+            {
+                self.repository.store().put_new(&run::key(reference.id), bytes).await?;
+                runs.push(reference);
+            }
+            if ends {
+                return Ok(runs);
+            }
         }
-        Ok(runs)
     }
 
     /// Adds the runs to the root, proves that they are held since they were put, and lets them take over. Tells whether
@@ -139,6 +155,9 @@ impl Repair<'_> {
     /// Takes out of a root what a repair was about to put in.
     pub(super) async fn take_pending_out(&self, snapshot: SnapshotId) -> Result<()> {
         let (Found::Root(root), Some(version)) = self.repository.find_snapshot(snapshot).await? else { return Ok(()) };
+        if root.pending.is_empty() {
+            return Ok(());
+        }
         let without = Root { pending: Vec::new(), ..*root };
         match self.repository.replace_root(&without, &version).await {
             // Somebody is at it.
@@ -181,7 +200,7 @@ impl Account {
             volume,
             outcome,
             recovered: recovered
-                .map(|(start, length, (source, proof))| Recovered { start, length, source, proof })
+                .map(|(start, length, (source, proof))| Recovered { start, length, source: source.to_string(), proof })
                 .collect(),
             lost: lost
                 .map(|(start, length, fault)| {

@@ -111,7 +111,7 @@ impl LocalImage {
 /// One source, as far as it is of use for one snapshot.
 pub(super) struct Replica {
     /// For people.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Whether it is the very same snapshot, and vouches for its bytes.
     pub(super) same: bool,
     from: From,
@@ -139,7 +139,7 @@ impl Sources {
             let same = image.cut.as_ref().is_some_and(|cut| cut.id == snapshot);
             match worker.start(move || FileSource::open(&path)).await? {
                 Ok(source) => {
-                    let name = image.path.display().to_string();
+                    let name = image.path.display().to_string().into();
                     replicas.push(Replica { name, same, from: From::Image(Arc::new(source)) });
                 }
                 Err(error) => tracing::warn!(path = %image.path.display(), %error, "an image cannot be opened"),
@@ -149,7 +149,7 @@ impl Sources {
         if let Some(mirror) = &self.mirror
             && let Some(root) = mirrored(mirror, snapshot).await?
         {
-            let name = format!("{} at {}", snapshot, mirror.store().url());
+            let name = format!("{snapshot} at {}", mirror.store().url()).into();
             let from = From::Mirror { repository: mirror.clone(), root, tables: TableCache::default() };
             replicas.push(Replica { name, same: true, from });
         }
@@ -197,7 +197,7 @@ impl Replica {
                 match read.await? {
                     Ok(bytes) => Ok(Some(bytes)),
                     Err(error) => {
-                        tracing::debug!(source = self.name, %error, "an image does not have what is sought");
+                        tracing::debug!(source = &*self.name, %error, "an image does not have what is sought");
                         Ok(None)
                     }
                 }

@@ -73,7 +73,7 @@ impl Agent {
     /// Finds a snapshot in the repository that holds much of what the cut holds.
     async fn in_repository(&self, record: &Record) -> Result<Option<SnapshotId>> {
         let description = &record.description;
-        let roots = self.repository().snapshots().await?;
+        let roots = self.repository().readable_snapshots().await?.roots;
         let of_volume = roots
             .iter()
             .map(|root| &root.description)
