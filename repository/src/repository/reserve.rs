@@ -13,7 +13,7 @@
 use bytes::Bytes;
 
 use super::{Repository, names::RESERVE};
-use crate::{ErrorKind, Result, seam::Seams};
+use crate::{Error, ErrorKind, Result, seam::Seams};
 
 /// Its size in bytes: room for 256 tombstones where each takes a block, and some for the store's own records of them.
 const RESERVE_BYTES: usize = 1 << 20;
@@ -28,8 +28,8 @@ impl Repository {
             return Ok(true);
         }
         // Whoever else puts one puts as good a one.
-        match self.store().create(RESERVE, padding(self.seams()), |_| true).await {
-            Ok(_) => Ok(true),
+        match self.store().put_over(RESERVE, padding(self.seams())).await {
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::Full => {
                 tracing::warn!(url = self.store().url(), "there is no room to put the reserve back");
                 Ok(false)
@@ -38,10 +38,29 @@ impl Repository {
         }
     }
 
-    /// Frees the room that the reserve takes, because a deletion finds none.
-    pub(super) async fn spend_reserve(&self) -> Result<()> {
-        tracing::warn!(url = self.store().url(), "the store is full: deleting the reserve, so that snapshots can be");
-        self.store().delete(RESERVE).await
+    /// Frees the room that the reserve takes, because a deletion finds none; tells whether there was any to free.
+    pub(super) async fn spend_reserve(&self) -> bool {
+        let spent = async {
+            let there = self.store().head(RESERVE).await?.is_some();
+            if there {
+                self.store().delete(RESERVE).await?;
+            }
+            Ok::<_, Error>(there)
+        };
+        match spent.await {
+            Ok(true) => {
+                tracing::warn!(
+                    url = self.store().url(),
+                    "no room for a deletion: the reserve was deleted to make some"
+                );
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!(url = self.store().url(), %error, "no room for a deletion, and the reserve stays");
+                false
+            }
+        }
     }
 }
 

@@ -111,8 +111,11 @@ impl Repository {
         let tombstone = Tombstone { id, nonce, reason: reason.into(), deleted_at: self.seams().clock.now() };
         let bytes = self.seal(Kind::Tombstone, &key, &tombstone)?;
         match self.put_tombstone(id, nonce, &bytes).await {
-            Err(error) if error.kind() == ErrorKind::Full => {
-                self.spend_reserve().await?;
+            // Some stores that are full say no more than that they failed.
+            Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable) => {
+                if !self.spend_reserve().await {
+                    return Err(error);
+                }
                 self.put_tombstone(id, nonce, &bytes).await
             }
             decided => decided,

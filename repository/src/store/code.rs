@@ -44,7 +44,7 @@ pub(super) fn meaning(code: &str) -> Option<Meaning> {
         "InvalidToken" => (ErrorKind::Denied, "the session token is none of the store's: renew the credentials"),
         "InvalidAccessKeyId" => (ErrorKind::Denied, "the store does not know the access key: check it, or renew it"),
         "SignatureDoesNotMatch" => (ErrorKind::Denied, "the secret key is not that of the access key"),
-        "AccessDenied" => (ErrorKind::Denied, "the credentials lack the permission"),
+        "AccessDenied" => (ErrorKind::Denied, "the credentials lack the permission, or the object is under retention"),
         "RequestTimeTooSkewed" => (ErrorKind::Denied, "this machine's clock is not right: set it"),
         "AuthorizationHeaderMalformed" => (ErrorKind::Invalid, "the bucket is in another region: set AWS_REGION"),
         "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => (ErrorKind::Full, ""),

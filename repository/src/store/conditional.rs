@@ -42,6 +42,15 @@ impl Store {
         }
     }
 
+    /// Puts an object, whatever stands at its key.
+    ///
+    /// # Errors
+    /// Those of the store. After a transient one it is unknown whether it was put.
+    pub(crate) async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let put = self.put(key, bytes, PutMode::Overwrite).await;
+        put.map(drop).map_err(|error| self.failed("writing", key, error))
+    }
+
     /// Creates an object that others may create too, and says whose it is in the end.
     ///
     /// # Errors

@@ -203,7 +203,8 @@ mod tests {
         assert_eq!(cause(&format!("{RESPONSE_PREFIX}<Code>SlowDown</Code>")), "the store answered an error (SlowDown)");
         assert_eq!(
             cause("DeleteObjects request failed for key a/b: no such luck (code: AccessDenied)"),
-            "the store answered an error (AccessDenied): the credentials lack the permission"
+            "the store answered an error (AccessDenied): the credentials lack the permission, or the object \
+             is under retention"
         );
         assert_eq!(
             Cause::of(&local(rustix::io::Errno::NOSPC.raw_os_error())).to_string(),

@@ -34,14 +34,24 @@ impl Disk {
     pub(crate) fn fill(&self) -> u64 {
         let path = self.path().join("ballast");
         let mut ballast = File::options().create(true).append(true).open(path).expect("an inode is left");
-        let mut taken = 0;
+        let (mut taken, mut refused) = (0, false);
         loop {
             match ballast.write_all(&[1; 4096]).and_then(|()| ballast.sync_data()) {
-                Ok(()) => taken += 4096,
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => break taken,
+                Ok(()) => (taken, refused) = (taken + 4096, false),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && refused => break taken,
+                // What was deleted is free once the journal has it.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    run("sync", &["--file-system", text(&self.path())]);
+                    refused = true;
+                }
                 Err(error) => panic!("filling the disk: {error}"),
             }
         }
+    }
+
+    /// Gives back what [`fill`](Self::fill) took.
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.path().join("ballast")).expect("the disk was filled");
     }
 }
 
