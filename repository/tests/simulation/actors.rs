@@ -8,7 +8,10 @@ use varve_repository::{Error, Repository, SnapshotState, check::Level, id::Snaps
 use crate::{dice::Dice, process::Process, world::World};
 
 /// Most restores, and most checks, of one process.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 5;
+
+/// How often a deleter finds nothing before it gives up, once everything is written.
+const IDLE: u64 = 3;
 
 /// Picks a snapshot, as likely as not one of the latest.
 fn pick(world: &World, dice: &Dice, wanted: impl Fn(&crate::world::Known) -> bool) -> Option<SnapshotId> {
@@ -20,15 +23,17 @@ fn pick(world: &World, dice: &Dice, wanted: impl Fn(&crate::world::Known) -> boo
 /// Deletes snapshots, committed ones and others, now and then.
 pub(crate) async fn delete(world: Arc<World>, repository: Repository, process: Arc<Process>, dice: Dice, most: u64) {
     let mut left = most;
-    while !world.is_over() && left > 0 {
+    let mut idle = 0;
+    while left > 0 && idle < IDLE {
         process.pause(dice.time(100, 2_000_000)).await;
+        idle += u64::from(world.is_over());
         // Often what is being built upon.
         let built_on: Vec<_> = world.built_on.lock().unwrap().values().flatten().copied().collect();
         let base = (!built_on.is_empty() && dice.one_in(2)).then(|| built_on[dice.index(built_on.len())]);
         let committed = !dice.one_in(4);
         let id = base.or_else(|| pick(&world, &dice, |known| !known.gone && known.committed == committed));
         let Some(id) = id.filter(|id| !world.known(*id).gone) else { continue };
-        left -= 1;
+        (left, idle) = (left - 1, 0);
         world.learn(id, |known| known.asked = true);
         loop {
             let deletion = repository.delete_snapshot(id, "deleted").await;
@@ -51,9 +56,6 @@ pub(crate) async fn delete(world: Arc<World>, repository: Repository, process: A
 pub(crate) async fn restore(world: Arc<World>, repository: Repository, process: Arc<Process>, dice: Dice) {
     for _ in 0..ROUNDS {
         process.pause(dice.time(1000, 1_000_000)).await;
-        if world.is_over() {
-            return;
-        }
         let Some(id) = pick(&world, &dice, |known| known.committed && !known.gone) else { continue };
         let who = &process.name;
         let outcome = match repository.snapshot(id).await {
@@ -76,9 +78,6 @@ pub(crate) async fn restore(world: Arc<World>, repository: Repository, process: 
 pub(crate) async fn verify(world: Arc<World>, repository: Repository, process: Arc<Process>, dice: Dice) {
     for _ in 0..ROUNDS {
         process.pause(dice.time(10_000, 10_000_000)).await;
-        if world.is_over() {
-            return;
-        }
         let checked = repository.check(Level::Content, Progress::default(), CancellationToken::new()).await;
         let said = checked.as_ref().map(|report| report.damages.len());
         world.trace.note(&process.name, format_args!("check: {said:?}"));

@@ -19,14 +19,11 @@ async fn collection(repository: &Repository, options: &Options) -> Result<Report
     repository.collect(options, Progress::default(), CancellationToken::new()).await
 }
 
-/// Collects now and then, as long as anything is written.
+/// Collects now and then, also when everything is written.
 pub(crate) async fn collect(world: Arc<World>, repository: Repository, process: Arc<Process>, dice: Dice, most: u64) {
     for _ in 0..most {
         process.pause(dice.time(100, 2_000_000)).await;
-        if world.is_over() {
-            return;
-        }
-        let threshold = if dice.one_in(2) { 100 } else { 50 };
+        let threshold = if dice.one_in(4) { 50 } else { 100 };
         let options =
             Options { repack: !dice.one_in(4), threshold, node: process.name.to_string(), ..Options::default() };
         let collected = collection(&repository, &options).await;

@@ -131,7 +131,7 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
         machines[dice.index(count)].jobs.push(Job::Write(volume));
     }
     let others = [
-        (3, Job::Rival),
+        (4, Job::Rival),
         (4, Job::Delete(1 + dice.below(4))),
         (2, Job::Delete(1 + dice.below(3))),
         (2, Job::Restore),

@@ -54,7 +54,9 @@ pub(crate) struct World {
     pub(crate) network: Arc<Network>,
     pub(crate) trace: Arc<Trace>,
     pub(crate) model: Mutex<Model>,
-    /// Cuts that a second machine tries to write too.
+    /// One in so many cuts a second machine tries to write too.
+    pub(crate) rivalry: u64,
+    /// Those cuts.
     pub(crate) rivals: Mutex<Vec<Task>>,
     /// What each volume's snapshot under way builds upon.
     pub(crate) built_on: Mutex<BTreeMap<String, Option<SnapshotId>>>,
@@ -102,6 +104,7 @@ impl World {
             network,
             trace,
             model: Mutex::default(),
+            rivalry: 1 + Dice::new(seed, "rivalry").below(4),
             rivals: Mutex::default(),
             built_on: Mutex::default(),
             writers: AtomicUsize::new(0),

@@ -106,7 +106,7 @@ impl Volume {
             let (against, changes) = self.against(world, &cut, true);
             let task = Task { volume: self.name.clone(), name, cut, against, changes };
             world.trace.note(&self.name, format_args!("cuts {} {} against {against:?}", task.name, task.cut.snapshot));
-            if self.dice.one_in(3) {
+            if self.dice.one_in(world.rivalry) {
                 world.rivals.lock().unwrap().push(task.clone());
             }
             self.task = Some(task);
@@ -162,7 +162,7 @@ pub(crate) async fn write(
             (volume.journal.clone(), volume.dice.clone())
         };
         let journal = (!dice.one_in(4)).then_some(journal);
-        match attempt(&world, &repository, &process, &task, journal).await {
+        match attempt(&world, &repository, &process, &task, (journal, CancellationToken::new())).await {
             Outcome::Decided => volume.lock().unwrap().task = None,
             Outcome::BaseGone => {
                 let mut volume = volume.lock().unwrap();
@@ -185,8 +185,19 @@ pub(crate) async fn rival(world: Arc<World>, repository: Repository, process: Ar
     while !world.is_over() {
         let task = world.rivals.lock().unwrap().pop();
         if let Some(task) = task {
-            for _ in 0..1 + dice.below(4) {
-                if !matches!(attempt(&world, &repository, &process, &task, None).await, Outcome::Again) {
+            for _ in 0..1 + dice.below(3) {
+                // Often it enters itself beside the other, and is never heard of again.
+                let cancel = CancellationToken::new();
+                let limit = (!dice.one_in(3)).then(|| dice.time(10, 20_000));
+                let attempt = attempt(&world, &repository, &process, &task, (None, cancel.clone()));
+                let expire = async {
+                    if let Some(limit) = limit {
+                        tokio::time::sleep(limit).await;
+                        cancel.cancel();
+                    }
+                };
+                let (outcome, ()) = futures::join!(attempt, expire);
+                if !matches!(outcome, Outcome::Again) {
                     break;
                 }
                 process.pause(dice.time(10, 60_000)).await;
@@ -202,11 +213,11 @@ async fn attempt(
     repository: &Repository,
     process: &Process,
     task: &Task,
-    journal: Option<PathBuf>,
+    (journal, cancel): (Option<PathBuf>, CancellationToken),
 ) -> Outcome {
     let id = task.cut.snapshot;
     let gone_before = world.known(id).gone;
-    let result = repository.offload(request(repository, task, journal)).await;
+    let result = repository.offload(Request { cancel, ..request(repository, task, journal) }).await;
     let said = result.as_ref().map(|root| root.upload);
     world.trace.note(&process.name, format_args!("offload of {}: {said:?}", task.name));
     let known = world.known(id);
