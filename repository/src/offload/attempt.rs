@@ -90,8 +90,8 @@ impl Attempt {
         let mut transfer = self.transfer(begun.level.writer.upload());
         let root = match self.store(begun, &pinned, &mut transfer).await {
             Ok(root) => root,
-            // Decided meanwhile: what stands there says how.
-            Err(error @ (Error::Conflict { .. } | Error::Cancelled { .. })) => {
+            // Decided meanwhile: what stands there says how. What is pinned is not kept any longer then, and may be missing.
+            Err(error @ (Error::Conflict { .. } | Error::Cancelled { .. } | Error::Corrupt { .. })) => {
                 return self.standing().await?.ok_or(error);
             }
             Err(error) => return Err(error),
