@@ -45,6 +45,9 @@ struct Part {
     fault: Arc<Fault>,
 }
 
+/// What is to be said of a part: where it was found and how that was proven, or what took it.
+type Said = Result<(Arc<str>, Proof), Arc<Fault>>;
+
 /// A place in a chunk whose bytes are lost.
 #[derive(Clone, Copy)]
 struct Lay {
@@ -160,7 +163,7 @@ impl Recovery<'_> {
                 None => others.push((part, true)),
             }
         }
-        let mut said: Vec<(BlockRange, Result<(Arc<str>, Proof), Arc<Fault>>)> = Vec::new();
+        let mut said: Vec<(BlockRange, Said)> = Vec::new();
         for parts in chunks.into_values() {
             let Some(lay) = parts.first().and_then(|part| part.chunk) else { continue };
             match self.chunk(&lay.entry, &parts, level).await? {

@@ -80,7 +80,7 @@ impl LocalImage {
                 Ok(_) => {}
                 // A cut may go, or be on its way to its place, at any moment.
                 Err(error) => {
-                    tracing::debug!(folder = %folder.display(), %error, "passing over a folder that holds no cut")
+                    tracing::debug!(folder = %folder.display(), %error, "passing over a folder that holds no cut");
                 }
             }
         }
