@@ -10,6 +10,7 @@
 //! still staged stays mounted for their workloads, and the next start takes it over. A second signal exits at once,
 //! which is no worse than a crash: the next start puts things in order.
 
+mod collection;
 mod inspection;
 mod link;
 
@@ -88,6 +89,9 @@ async fn serve(
     let options = Options { snapshot_wait: settings.snapshot_wait, ..Options::default() };
     let controller = Controller::new(repository.clone(), nodes, options);
     let inspection = inspection::start(repository.clone(), controller.clone(), shutdown.clone());
+    let collection = settings.collect.map(|every| {
+        collection::start(repository.clone(), settings.node.node_id.clone(), every, shutdown.clone())
+    });
 
     let ready = Arc::new(AtomicBool::new(false));
     let routes = Routes::new(IdentityServer::new(Identity::new(Controller::plugin_capabilities(), readiness(&ready))))
@@ -112,6 +116,11 @@ async fn serve(
     }
     if let Err(error) = inspection.await {
         tracing::error!(%error, "the inspection of the repository ended too early");
+    }
+    if let Some(collection) = collection
+        && let Err(error) = collection.await
+    {
+        tracing::error!(%error, "the collection of the repository ended too early");
     }
     Ok(served?)
 }
