@@ -29,6 +29,8 @@ pub struct Stats {
     pub packs: u64,
     /// Bytes of all packs as stored.
     pub pack_bytes: u64,
+    /// Packs that were repacked into others and are still referred to, or were when they were last collected.
+    pub relocations: u64,
     /// Runs, referenced or not.
     pub runs: u64,
     /// Bytes of all runs as stored.
@@ -47,11 +49,12 @@ impl Repository {
     /// # Errors
     /// The store's, or `Corrupt`.
     pub async fn stats(&self) -> Result<Stats> {
-        let (volumes, uploads, standing, packs, runs, roots) = futures::try_join!(
+        let (volumes, uploads, standing, packs, relocations, runs, roots) = futures::try_join!(
             self.list_ids::<VolumeId>(names::VOLUMES),
             self.list_ids::<SnapshotId>(names::UPLOADS),
             self.list_ids::<SnapshotId>(names::SNAPSHOTS),
             self.total::<PackId>(names::PACKS),
+            self.total::<PackId>(names::RELOCATED),
             self.total::<RunId>(names::RUNS),
             self.snapshots(),
         )?;
@@ -66,6 +69,7 @@ impl Repository {
             uploads: count(uploads.iter().filter(|(id, _)| !is_decided(id)).count()),
             packs: packs.objects,
             pack_bytes: packs.bytes,
+            relocations: relocations.objects,
             runs: runs.objects,
             run_bytes: runs.bytes,
             logical_bytes: roots.iter().map(|root| root.description.capacity_bytes).sum(),

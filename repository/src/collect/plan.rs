@@ -113,7 +113,7 @@ impl Findings {
             match &relocation.targets {
                 Ok(targets) => targets.iter().for_each(|target| *self.named.entry(target.pack.id).or_default() += 1),
                 Err(error) => {
-                    damages.push(Unreadable { object: names::relocation_key(relocation.pack), reason: reason(error) })
+                    damages.push(Unreadable { object: names::relocation_key(relocation.pack), reason: reason(error) });
                 }
             }
         }
@@ -207,8 +207,7 @@ impl Findings {
     /// Writes down what people are told.
     fn describe(&mut self, scan: &Scan, holders: Holders, own: Option<UploadId>) {
         let mut tally = Tally::new();
-        let mut count =
-            |kind, bytes: u64, reason| tally.entry((kind, reason)).or_insert_with(Amount::default).add(bytes);
+        let mut count = |kind, bytes: u64, reason| tally.entry((kind, reason)).or_default().add(bytes);
         self.packs.iter().for_each(|(_, bytes, reason)| count(Kind::Pack, *bytes, *reason));
         self.runs.iter().for_each(|(_, bytes, reason)| count(Kind::Run, *bytes, *reason));
         self.intents.iter().for_each(|(_, bytes, reason)| count(Kind::Intent, *bytes, *reason));
@@ -265,14 +264,14 @@ impl Holders {
                     }
                 }
                 Err(error) => {
-                    holders.unreadable.push(Unreadable { object: names::intent_key(*snapshot), reason: reason(error) })
+                    holders.unreadable.push(Unreadable { object: names::intent_key(*snapshot), reason: reason(error) });
                 }
             }
         }
         match &scan.repacking {
             Ok(repacking) => holders.uploads.extend(repacking.iter().map(|repacking| repacking.upload)),
             Err(error) => {
-                holders.unreadable.push(Unreadable { object: names::REPACKING.to_owned(), reason: reason(error) })
+                holders.unreadable.push(Unreadable { object: names::REPACKING.to_owned(), reason: reason(error) });
             }
         }
         holders
@@ -292,7 +291,7 @@ impl Holders {
                     }
                 }
                 Err(error) => {
-                    self.unreadable.push(Unreadable { object: names::snapshot_key(*id), reason: reason(error) })
+                    self.unreadable.push(Unreadable { object: names::snapshot_key(*id), reason: reason(error) });
                 }
             }
         }

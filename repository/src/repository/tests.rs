@@ -351,6 +351,7 @@ async fn statistics_count_what_is_there() {
         repository.enter_attempt(snapshot, volume_id(), &attempt(&repository, 1)).await.unwrap();
     }
     repository.store().put_new(&format!("packs/{}", "0".repeat(32)), vec![0; 100].into()).await.unwrap();
+    repository.store().put_new(&format!("relocated/{}", "0".repeat(32)), vec![0; 5].into()).await.unwrap();
     repository.store().put_new(&format!("runs/{}", "0".repeat(32)), vec![0; 10].into()).await.unwrap();
     let stats = repository.stats().await.unwrap();
     assert_eq!(
@@ -363,6 +364,7 @@ async fn statistics_count_what_is_there() {
             uploads: 1,
             packs: 1,
             pack_bytes: 100,
+            relocations: 1,
             runs: 1,
             run_bytes: 10,
             logical_bytes: 2 << 30,

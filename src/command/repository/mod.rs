@@ -53,6 +53,7 @@ fn count(stats: &Stats) -> Table {
         ("tombstones", stats.tombstones.to_string()),
         ("offloads under way", stats.uploads.to_string()),
         ("packs", format!("{} ({})", stats.packs, bytes(stats.pack_bytes))),
+        ("repacked", stats.relocations.to_string()),
         ("runs", format!("{} ({})", stats.runs, bytes(stats.run_bytes))),
         ("logical", bytes(stats.logical_bytes)),
         ("before compression", bytes(stats.stored_bytes)),
