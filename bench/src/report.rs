@@ -36,7 +36,7 @@ struct Line<'a> {
     unit: &'a str,
     /// Absent where nothing is promised.
     limit: Option<f64>,
-    /// Value by limit.
+    /// Value by limit; absent where that is nothing.
     ratio: Option<f64>,
     holds: bool,
 }
@@ -53,7 +53,7 @@ impl Figure {
             Bound::AtLeast(limit) => (Some(limit), self.value >= limit),
             Bound::Shown => (None, true),
         };
-        let ratio = limit.map(|limit| self.value / limit);
+        let ratio = limit.filter(|limit| *limit != 0.0).map(|limit| self.value / limit);
         // A value that is no number holds nothing.
         Line {
             name: self.name,

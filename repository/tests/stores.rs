@@ -99,6 +99,50 @@ async fn the_story_on_a_server() {
     assert!(outcome.failures.is_empty(), "{outcome:?}");
 }
 
+/// A process that ends in the middle, and another that goes on, on any store.
+async fn an_offload_goes_on_in_another_process(store: impl Fn() -> Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let cut = story::large(&image::Seeded::new(3)).cut();
+    let request = |repository: &Repository| {
+        let mut request = image::request(repository, "in two parts", &cut, Against::Nothing);
+        request.journal = Some(folder.path().join("journal"));
+        request
+    };
+    let repository = image::init(store()).await;
+    let first = request(&repository);
+    let (progress, cancel, id) = (first.progress.clone(), first.cancel.clone(), first.description.id);
+    let running = tokio::spawn(async move { repository.offload(first).await });
+    while progress.read().moved == 0 {
+        tokio::task::yield_now().await;
+    }
+    cancel.cancel();
+    let ended = running.await.unwrap();
+    assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+
+    let repository = Repository::open(store(), &image::master(), image::seams(8)).await.unwrap();
+    assert_eq!(repository.snapshot(id).await.unwrap(), SnapshotState::Absent);
+    assert_eq!(repository.snapshots().await.unwrap(), []);
+    let second = request(&repository);
+    let moved = second.progress.clone();
+    let root = repository.offload(second).await.unwrap();
+    assert!(moved.read().moved < root.statistics.uploaded_bytes, "what was stored is not sent again");
+    image::assert_same(&image::restore(&repository, &root).await.unwrap(), &cut.bytes, "in two parts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_3_an_offload_goes_on_in_another_process_on_a_folder() {
+    let parent = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/repository", parent.path().display());
+    an_offload_goes_on_in_another_process(|| Store::open(&url, &[]).unwrap()).await;
+    assert_eq!(story::staged_files(&parent.path().join("repository")), [""; 0], "no file is left half put");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_3_an_offload_goes_on_in_another_process_on_a_server() {
+    let cloud = Cloud::start().await;
+    an_offload_goes_on_in_another_process(|| cloud.disturbed()).await;
+}
+
 /// Every step meets each kind of cut, once each, on the kinds of requests that it makes; nobody notices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invariant_3_connections_that_are_cut_are_made_again() {

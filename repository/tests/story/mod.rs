@@ -11,8 +11,8 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use varve_repository::{
-    Error, ErrorKind, Repository, Result, SnapshotState, check::Level, id::SnapshotId, offload::Against,
-    progress::Progress, record::snapshot::Root, store::Store,
+    Error, ErrorKind, Repository, Result, SnapshotState, check::Level, collect::Options, id::SnapshotId,
+    offload::Against, progress::Progress, record::snapshot::Root, store::Store,
 };
 
 use crate::image::{self, Cut, Image, Seeded, assert_same, base, id};
@@ -29,11 +29,12 @@ pub(crate) enum Step {
     Delete,
     Restore,
     Check,
+    Collect,
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Init, Self::Full, Self::Incremental, Self::Delete, Self::Restore, Self::Check];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Init, Self::Full, Self::Incremental, Self::Delete, Self::Restore, Self::Check, Self::Collect];
 
     /// Kinds of requests that the step makes, by method and a part of the path; at least one of each.
     pub(crate) fn requests(self) -> &'static [(&'static str, &'static str)] {
@@ -50,6 +51,7 @@ impl Step {
             Self::Delete => &[("PUT", "/snapshots/"), ("GET", "/snapshots/")],
             Self::Restore => &[("GET", "/packs/"), ("GET", "/runs/"), ("GET", "/snapshots/")],
             Self::Check => &[("GET", "/packs/"), ("GET", "/runs/"), ("GET", "list-type=2")],
+            Self::Collect => &[("POST", "delete"), ("GET", "/runs/"), ("GET", "list-type=2")],
         }
     }
 }
@@ -124,6 +126,13 @@ pub(crate) async fn suite(scene: Scene<'_>) -> Outcome {
     model.remove(&first);
     assert!(matches!(calm.snapshot(first).await.unwrap(), SnapshotState::Gone(_)));
 
+    let collected = story
+        .step(Step::Collect, async || {
+            repository.collect(&Options::default(), Progress::default(), CancellationToken::new()).await
+        })
+        .await;
+    assert_eq!(collected.plan.unreadable, []);
+
     let last = *model.keys().next_back().unwrap();
     let restored = story
         .step(Step::Restore, async || match repository.snapshot(last).await? {
@@ -150,6 +159,8 @@ pub(crate) async fn suite(scene: Scene<'_>) -> Outcome {
         assert_same(&image::restore(&fresh, root).await.unwrap(), bytes, &root.description.name);
     }
     assert_eq!(fresh.intents().await.unwrap(), [], "no intent is left behind");
+    let plan = fresh.plan_collection(&Options::default(), Progress::default(), CancellationToken::new()).await.unwrap();
+    assert_eq!((plan.garbage.as_slice(), plan.kept.snapshots), (&[][..], 2), "the collection left no garbage");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "no journal is left behind");
     story.outcome
