@@ -227,8 +227,6 @@ async fn attempt(
         Ok(_) => world.learn(id, |known| known.committed = true),
         Err(Error::Cancelled { .. }) if known.asked => {}
         Err(Error::BaseGone { base, .. }) if world.known(base).asked => return Outcome::BaseGone,
-        // The snapshot was cancelled, and what it pinned is not kept any more.
-        Err(Error::Corrupt { .. }) if known.asked => return Outcome::Again,
         Err(Error::Conflict { .. }) => return Outcome::Again,
         Err(error) if error.is_transient() => return Outcome::Again,
         Err(error) => world.violated(format!("{who}: the offload of {id} failed: {error:?}")),
