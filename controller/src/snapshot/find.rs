@@ -39,7 +39,7 @@ pub(crate) struct Filter {
 pub(crate) struct Sighting {
     /// Each once, ordered by id.
     pub(crate) snapshots: Vec<Snapshot>,
-    /// Why there may be more; `None` where every node answered.
+    /// Why there may be more; `None` where every node answered and every record could be read.
     pub(crate) doubt: Option<Status>,
 }
 
@@ -99,12 +99,18 @@ impl Controller {
                 };
             }
         }
-        for root in stored(self.repository().snapshots().await)? {
-            let snapshot = Snapshot::of_root(&root);
+        let readable = stored(self.repository().readable_snapshots().await)?;
+        for root in &readable.roots {
+            let snapshot = Snapshot::of_root(root);
             found.insert(snapshot.id, snapshot);
         }
         found.retain(|_, snapshot| filter.selects(snapshot));
-        let doubt = survey.doubt("more snapshots");
+        // Which volume and group a damaged root is of, nobody can tell.
+        let damaged = readable.damaged.first().map(|damaged| {
+            let (snapshot, reason) = (damaged.snapshot, &damaged.reason);
+            Status::data_loss(format!("the record of snapshot {snapshot} is damaged: {reason}; repair or delete it"))
+        });
+        let doubt = survey.doubt("more snapshots").or(damaged);
         Ok(Sighting { snapshots: found.into_values().collect(), doubt })
     }
 }

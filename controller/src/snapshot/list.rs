@@ -37,7 +37,7 @@ impl Controller {
         if request.snapshot_id.is_empty() {
             let sighting = self.find_snapshots(Filter { volume, group: None }).await?;
             if let Some(doubt) = sighting.doubt {
-                warn!(reason = doubt.message(), "listing snapshots without those of some nodes");
+                warn!(reason = doubt.message(), "listing snapshots without those that cannot be told");
             }
             return Ok(sighting.snapshots);
         }

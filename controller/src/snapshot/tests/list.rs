@@ -1,5 +1,6 @@
 //! ListSnapshots and GetSnapshot: cuts and roots side by side, each once.
 
+use object_store::{ObjectStore as _, PutOptions, path::Path};
 use tonic::{Code, Status};
 use varve_proto::csi::{self, ListSnapshotsRequest as Request};
 
@@ -56,6 +57,24 @@ async fn a_snapshot_that_is_committed_between_the_looks_is_listed_once() {
     bench.agent("a").fail(Method::ListCuts, Fault::OffloadFirst);
     assert_eq!(list(&bench, Request::default()).await, [(snapshot.clone(), true)]);
     assert!(get(&bench, &snapshot).await.unwrap().ready_to_use);
+}
+
+#[tokio::test]
+async fn a_damaged_record_hides_no_other_snapshot() {
+    let bench = Bench::new(&["a"]).await;
+    let volume = bench.volume("data").await;
+    let mut snapshots = Vec::new();
+    for name in ["monday", "tuesday"] {
+        let snapshot = bench.snapshot(name, &volume).await.unwrap().snapshot_id;
+        bench.agent("a").offload(&snapshot).await;
+        snapshots.push(snapshot);
+    }
+    let [hurt, whole] = &snapshots[..] else { panic!("there are two") };
+    let path = Path::from(format!("snapshots/{hurt}"));
+    bench.store.put_opts(&path, "damaged".into(), PutOptions::default()).await.unwrap();
+    assert_eq!(list(&bench, Request::default()).await, [(whole.clone(), true)]);
+    assert_eq!(get(&bench, hurt).await.unwrap_err().code(), Code::DataLoss);
+    assert!(get(&bench, whole).await.unwrap().ready_to_use);
 }
 
 #[tokio::test]
