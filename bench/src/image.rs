@@ -44,7 +44,9 @@ fn fill(texture: Texture, seed: u64, window: u64, buffer: &mut [u8]) {
     };
     match texture {
         Texture::Noise => {
-            buffer.chunks_mut(8).for_each(|word| word.copy_from_slice(&next().to_le_bytes()[..word.len()]))
+            for word in buffer.chunks_mut(8) {
+                word.copy_from_slice(&next().to_le_bytes()[..word.len()]);
+            }
         }
         Texture::Text => {
             const WORDS: [&[u8]; 16] = [
