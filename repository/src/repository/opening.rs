@@ -40,7 +40,7 @@ impl Repository {
             return Err(Error::AlreadyInitialised { url: store.url().into(), uuid });
         }
         let repository = Self::assemble(store, uuid, data_key, seams);
-        // It is a repository from here on. What is still to come, the next collection brings as well.
+        // It is a repository from here on. What is still to come is brought by any look at the keys, and by a collection.
         if let Err(error) = repository.settle_identity().await {
             tracing::warn!(url = repository.store().url(), %error, "there is no second copy of `repository` yet");
         }
