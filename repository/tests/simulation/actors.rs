@@ -8,7 +8,7 @@ use varve_repository::{Error, Repository, SnapshotState, check::Level, id::Snaps
 use crate::{dice::Dice, process::Process, world::World};
 
 /// Most restores, and most checks, of one process.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// How often a deleter finds nothing before it gives up, once everything is written.
 const IDLE: u64 = 3;

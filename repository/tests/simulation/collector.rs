@@ -13,7 +13,7 @@ use varve_repository::{
 use crate::{dice::Dice, process::Process, world::World};
 
 /// Folders in which nothing is left when nothing refers to anything.
-const EMPTIED: [&str; 5] = ["packs/", "runs/", "uploads/", "relocated/", "repacking"];
+pub(crate) const EMPTIED: [&str; 5] = ["packs/", "runs/", "uploads/", "relocated/", "repacking"];
 
 async fn collection(repository: &Repository, options: &Options) -> Result<Report, Error> {
     repository.collect(options, Progress::default(), CancellationToken::new()).await
@@ -71,7 +71,7 @@ pub(crate) async fn last(world: &World, repository: &Repository) {
 }
 
 /// Collects, and looks whether anything is left to be collected.
-async fn swept(world: &World, repository: &Repository, options: &Options, what: &str) {
+pub(crate) async fn swept(world: &World, repository: &Repository, options: &Options, what: &str) {
     match collection(repository, options).await {
         Ok(report) if report.plan.unreadable.is_empty() && !report.plan.unsettled => {
             world.trace.note("end", format_args!("{what}: {:?}, {:?}", report.deleted, report.repacked));

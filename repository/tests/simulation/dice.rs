@@ -19,6 +19,11 @@ impl Dice {
         Self(Arc::new(Mutex::new(u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()))))
     }
 
+    /// Starts another stream, which follows from where this one is.
+    pub(crate) fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.next())))
+    }
+
     fn next(&self) -> u64 {
         // SplitMix64.
         let mut state = self.0.lock().unwrap();

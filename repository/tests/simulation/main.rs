@@ -9,6 +9,7 @@
 //! [volume] [writer]   images, cuts and their offloads
 //! [actors]            deleters, restorers, verifiers
 //! [collector]         collectors, and what must be left in the end
+//! [mirror]            copiers, and the copy in a second store
 //! [world]             the model, and what must be true
 //! [schedule]          one seed: who does what where
 //! [mutation]          the protocol broken on purpose
@@ -23,6 +24,7 @@ mod bucket;
 mod collector;
 mod dice;
 mod link;
+mod mirror;
 mod mutation;
 mod network;
 mod process;

@@ -74,8 +74,12 @@ struct Plan {
     survives: bool,
 }
 
+/// The name of the store that is copied to.
+pub(crate) const MIRROR: &str = "mirror:///";
+
 /// A store, and the way to it. Shared by all machines.
 pub(crate) struct Network {
+    pub(crate) name: &'static str,
     pub(crate) bucket: Mutex<Bucket>,
     pub(crate) trace: Arc<Trace>,
     pub(crate) dice: Dice,
@@ -89,8 +93,9 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(dice: Dice, weather: Weather, trace: Arc<Trace>) -> Arc<Self> {
+    pub(crate) fn new(name: &'static str, dice: Dice, weather: Weather, trace: Arc<Trace>) -> Arc<Self> {
         Arc::new(Self {
+            name,
             bucket: Mutex::default(),
             trace,
             dice,
@@ -104,6 +109,11 @@ impl Network {
     /// From now on nothing goes wrong.
     pub(crate) fn heal(&self) {
         *self.weather.lock().unwrap() = Weather::default();
+    }
+
+    /// How its keys are shown.
+    fn prefix(&self) -> &'static str {
+        if self.name == MIRROR { "mirror:" } else { "" }
     }
 
     fn weather(&self) -> Weather {
@@ -170,7 +180,7 @@ impl Network {
                     Error::Precondition { .. } => ": changed",
                     _ => ": failed",
                 });
-                network.trace.note(&name, format_args!("  {verb:?} {key}{said}"));
+                network.trace.note(&name, format_args!("  {verb:?} {}{key}{said}", network.prefix()));
                 if result.is_ok() && matches!(verb, Verb::Put | Verb::Delete) {
                     network.changes.send_modify(|changes| *changes += 1);
                 }

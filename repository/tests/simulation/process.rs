@@ -18,6 +18,8 @@ pub(crate) struct Process {
     pub(crate) name: Arc<str>,
     trace: Arc<Trace>,
     dice: Dice,
+    /// Where its ids, keys and nonces come from.
+    pub(crate) entropy: Dice,
     died: CancellationToken,
     dead: AtomicBool,
     state: Mutex<State>,
@@ -35,7 +37,8 @@ impl Process {
     pub(crate) fn new(name: String, trace: Arc<Trace>, dice: Dice, end: Option<(u64, bool)>, sleeps: u64) -> Arc<Self> {
         let state = State { end, sleeps, asleep_until: Instant::now() };
         let (died, dead) = (CancellationToken::new(), AtomicBool::new(false));
-        Arc::new(Self { name: name.into(), trace, dice, died, dead, state: Mutex::new(state) })
+        let entropy = dice.fork();
+        Arc::new(Self { name: name.into(), trace, dice, entropy, died, dead, state: Mutex::new(state) })
     }
 
     /// Begins a request, once the process is awake; tells whether it is the last, and if so, whether it is applied.

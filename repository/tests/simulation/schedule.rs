@@ -12,7 +12,8 @@ use varve_repository::{Repository, mutation::Mutation};
 use crate::{
     actors, collector,
     dice::Dice,
-    network::{Network, Weather},
+    mirror,
+    network::{MIRROR, Network, Weather},
     process::Process,
     trace::Trace,
     volume::Image,
@@ -29,6 +30,8 @@ enum Job {
     Restore,
     Verify,
     Collect(u64),
+    Copy(u64),
+    CollectMirror(u64),
 }
 
 /// A machine: what its processes do, one after the other.
@@ -58,8 +61,9 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, printed: bool) -> Outco
     crate::runtime().block_on(async {
         let trace = Arc::new(Trace::new(printed));
         let dice = Dice::new(seed, "schedule");
-        let network = Network::new(Dice::new(seed, "network"), weather(&dice), Arc::clone(&trace));
-        let world = World::new(seed, network, Arc::clone(&trace), mutation);
+        let network = |name| Network::new(name, Dice::new(seed, name), weather(&dice), Arc::clone(&trace));
+        let networks = ["simulated:///", MIRROR].map(network);
+        let world = World::new(seed, networks, Arc::clone(&trace), mutation);
         let machines = machines(&world, &dice, folder.path());
         let whole = async {
             let monitor = Box::pin(monitor(&world));
@@ -105,7 +109,7 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
             dice: Dice::new(world.seed, &format!("machine {number}")),
         })
         .collect();
-    let (volumes, large) = (1 + dice.index(3), dice.one_in(8));
+    let (volumes, large) = (1 + dice.index(3), dice.one_in(12));
     world.writers.store(volumes, Ordering::Relaxed);
     let mut earlier: Vec<(Image, Arc<Mutex<Volume>>)> = Vec::new();
     for number in 0..volumes {
@@ -144,6 +148,13 @@ fn machines(world: &World, dice: &Dice, folder: &Path) -> Vec<Machine> {
         if dice.below(4) < likely {
             machines[dice.index(count)].jobs.push(job);
         }
+    }
+    if dice.one_in(4) {
+        // Sometimes from two machines at once.
+        for _ in 0..1 + dice.below(2) {
+            machines[dice.index(count)].jobs.push(Job::Copy(1 + dice.below(3)));
+        }
+        machines[dice.index(count)].jobs.push(Job::CollectMirror(1 + dice.below(3)));
     }
     machines.retain(|machine| !machine.jobs.is_empty());
     machines
@@ -191,6 +202,8 @@ impl Job {
             Self::Delete(most) => Box::pin(actors::delete(world, repository, process, dice, *most)),
             Self::Restore => Box::pin(actors::restore(world, repository, process, dice)),
             Self::Verify => Box::pin(actors::verify(world, repository, process, dice)),
+            Self::Copy(most) => Box::pin(mirror::copy(world, repository, process, dice, *most)),
+            Self::CollectMirror(most) => Box::pin(mirror::collect(world, process, dice, *most)),
             Self::Collect(most) => Box::pin(collector::collect(world, repository, process, dice, *most)),
         }
     }
@@ -207,7 +220,7 @@ async fn monitor(world: &World) {
     let dice = Dice::new(world.seed, "monitor");
     let mut looks = 0;
     while changes.changed().await.is_ok() {
-        if looks < 10 && dice.one_in(3) {
+        if looks < 8 && dice.one_in(3) {
             looks += 1;
             world.verify("in between").await;
         }
@@ -216,13 +229,21 @@ async fn monitor(world: &World) {
 
 /// Lets everything come to rest, and looks at what is left.
 async fn finish(world: &Arc<World>) {
-    world.network.heal();
-    world.network.flying.close();
-    world.network.flying.wait().await;
+    for network in [&world.network, &world.mirror] {
+        network.heal();
+        network.flying.close();
+        network.flying.wait().await;
+    }
     world.verify("at the end").await;
+    world.verify_mirror("at the end").await;
 
     let process = Process::new("end".into(), Arc::clone(&world.trace), Dice::new(world.seed, "end"), None, 0);
     let repository = world.open(&process).await;
     world.check(&repository, "at the end").await;
+    let is_copied = !world.mirror.bucket.lock().unwrap().keys("uploads/").is_empty()
+        || !world.mirror.bucket.lock().unwrap().keys("snapshots/").is_empty();
+    if is_copied {
+        mirror::last(world, &repository, &process).await;
+    }
     collector::last(world, &repository).await;
 }

@@ -25,7 +25,7 @@ use crate::{
     bucket::Bucket,
     dice::{Dice, Skewed},
     link::{Link, Still},
-    network::Network,
+    network::{Network, Weather},
     process::Process,
     trace::Trace,
     volume::Restored,
@@ -62,43 +62,60 @@ pub(crate) struct World {
     pub(crate) built_on: Mutex<BTreeMap<String, Option<SnapshotId>>>,
     /// Writers that have not finished.
     pub(crate) writers: AtomicUsize,
+    /// A second store, for a repository that the first one is copied to.
+    pub(crate) mirror: Arc<Network>,
     mutation: Option<Mutation>,
     started: tokio::time::Instant,
     violation: Mutex<Option<String>>,
     /// Cancelled at the first violation.
     pub(crate) failed: CancellationToken,
+    oracle: Oracle,
+    mirror_oracle: Oracle,
+}
+
+/// Sees a store as it is at one moment.
+#[derive(Default)]
+struct Oracle {
     still: Arc<Still>,
-    oracle: tokio::sync::Mutex<Option<Repository>>,
+    repository: tokio::sync::Mutex<Option<Repository>>,
 }
 
 pub(crate) fn master() -> MasterKey {
     MasterKey::generate(&Dice::new(0, "master key"))
 }
 
-/// A bucket with a new repository in it.
-fn initial() -> Bucket {
-    static INITIAL: OnceLock<Bucket> = OnceLock::new();
+/// A bucket with a new repository in it: of one of two.
+fn initial(which: u8) -> Bucket {
+    static INITIAL: OnceLock<[Bucket; 2]> = OnceLock::new();
     let initial = INITIAL.get_or_init(|| {
-        let init = async {
-            let trace = Arc::new(Trace::new(false));
-            let network = Network::new(Dice::new(0, "network"), Default::default(), Arc::clone(&trace));
-            let process = Process::new("init".into(), trace, Dice::new(0, "process"), None, 0);
-            let dice = Arc::new(Dice::new(0, "init"));
-            let clock = Arc::new(Skewed { started: tokio::time::Instant::now(), off: 0 });
-            let store = Store::new(Arc::new(Link { network: Arc::clone(&network), process }), "simulated:///");
-            let seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
-            Repository::init(store.with_entropy(dice), &master(), seams).await.unwrap();
-            network.bucket.lock().unwrap().clone()
-        };
         // In a thread of its own: this one may be within a runtime.
-        std::thread::scope(|scope| scope.spawn(|| crate::runtime().block_on(init)).join().unwrap())
+        let init = |which| std::thread::scope(|scope| scope.spawn(|| crate::runtime().block_on(new(which))).join());
+        [0, 1].map(|which| init(which).unwrap())
     });
-    initial.clone()
+    initial[usize::from(which)].clone()
+}
+
+async fn new(which: u64) -> Bucket {
+    let trace = Arc::new(Trace::new(false));
+    let network = Network::new("new:///", Dice::new(which, "network"), Weather::default(), Arc::clone(&trace));
+    let process = Process::new("init".into(), trace, Dice::new(which, "process"), None, 0);
+    let dice = Arc::new(Dice::new(which, "init"));
+    let clock = Arc::new(Skewed { started: tokio::time::Instant::now(), off: 0 });
+    let store = Store::new(Arc::new(Link { network: Arc::clone(&network), process }), "simulated:///");
+    let seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
+    Repository::init(store.with_entropy(dice), &master(), seams).await.unwrap();
+    network.bucket.lock().unwrap().clone()
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, network: Arc<Network>, trace: Arc<Trace>, mutation: Option<Mutation>) -> Arc<Self> {
-        *network.bucket.lock().unwrap() = initial();
+    pub(crate) fn new(
+        seed: u64,
+        [network, mirror]: [Arc<Network>; 2],
+        trace: Arc<Trace>,
+        mutation: Option<Mutation>,
+    ) -> Arc<Self> {
+        *network.bucket.lock().unwrap() = initial(0);
+        *mirror.bucket.lock().unwrap() = initial(1);
         Arc::new(Self {
             seed,
             network,
@@ -108,12 +125,13 @@ impl World {
             rivals: Mutex::default(),
             built_on: Mutex::default(),
             writers: AtomicUsize::new(0),
+            mirror,
             mutation,
             started: tokio::time::Instant::now(),
             violation: Mutex::default(),
             failed: CancellationToken::new(),
-            still: Arc::default(),
-            oracle: tokio::sync::Mutex::default(),
+            oracle: Oracle::default(),
+            mirror_oracle: Oracle::default(),
         })
     }
 
@@ -135,11 +153,20 @@ impl World {
 
     /// Opens the repository as a process.
     pub(crate) async fn open(&self, process: &Arc<Process>) -> Repository {
-        let dice = Arc::new(Dice::new(self.seed, &process.name));
+        self.open_on(&self.network, process).await
+    }
+
+    /// Opens the repository that is copied to.
+    pub(crate) async fn open_mirror(&self, process: &Arc<Process>) -> Repository {
+        self.open_on(&self.mirror, process).await
+    }
+
+    async fn open_on(&self, network: &Arc<Network>, process: &Arc<Process>) -> Repository {
+        let dice = Arc::new(process.entropy.clone());
         let off = i64::try_from(dice.below(200_000_000_000)).unwrap() - 100_000_000_000;
         loop {
-            let link = Link { network: Arc::clone(&self.network), process: Arc::clone(process) };
-            let store = Store::new(Arc::new(link), "simulated:///").with_entropy(Arc::clone(&dice) as _);
+            let link = Link { network: Arc::clone(network), process: Arc::clone(process) };
+            let store = Store::new(Arc::new(link), network.name).with_entropy(Arc::clone(&dice) as _);
             let clock = Arc::new(Skewed { started: self.started, off });
             let store = if self.mutation == Some(Mutation::TrustsAlreadyExists) { store.credulous() } else { store };
             let mut seams = Seams::new(clock, Arc::clone(&dice) as _, Work::Inline);
@@ -176,40 +203,64 @@ impl World {
 
     /// Looks at everything as it is at this moment: every root restores, and what must be there or gone is.
     pub(crate) async fn verify(&self, when: &str) {
-        let mut oracle = self.oracle.lock().await;
-        *self.still.0.lock().unwrap() = self.network.bucket.lock().unwrap().clone();
         let model = self.model.lock().unwrap().clone();
-        if oracle.is_none() {
+        self.look(&self.network, &self.oracle, when, async |repository, roots| {
+            for root in roots.iter().map(|root| root.description.id) {
+                if model.get(&root).is_none_or(|known| known.gone) {
+                    self.violated(format!("{when}: snapshot {root} was deleted, and stands"));
+                }
+            }
+            for (id, known) in &model {
+                let stands = roots.iter().any(|root| root.description.id == *id);
+                if known.committed && !known.asked && !stands {
+                    self.violated(format!("{when}: snapshot {id} was committed, and is not there"));
+                }
+                if known.gone && !matches!(repository.snapshot(*id).await, Ok(SnapshotState::Gone(_))) {
+                    self.violated(format!("{when}: snapshot {id} was deleted, and has no tombstone"));
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Looks at the copy in the same way.
+    pub(crate) async fn verify_mirror(&self, when: &str) {
+        self.look(&self.mirror, &self.mirror_oracle, when, async |_, _| {}).await;
+    }
+
+    /// Restores every root of a store as it is at this moment, and hands over what stands.
+    async fn look(
+        &self,
+        network: &Network,
+        oracle: &Oracle,
+        when: &str,
+        judge: impl AsyncFnOnce(&Repository, &[Arc<Root>]),
+    ) {
+        // Only one at a time has a look: it takes no time, but what others do at the same moment may come in between.
+        let bucket = network.bucket.lock().unwrap().clone();
+        let mut repository = oracle.repository.lock().await;
+        *oracle.still.0.lock().unwrap() = bucket;
+        if repository.is_none() {
             let dice = Arc::new(Dice::new(self.seed, "oracle"));
             let clock = Arc::new(Skewed { started: self.started, off: 0 });
             let seams = Seams::new(clock, dice, Work::Inline);
-            let store = Store::new(Arc::clone(&self.still) as _, "still:///");
-            *oracle = Some(Repository::open(store, &master(), seams).await.expect("it was opened before"));
+            let store = Store::new(Arc::clone(&oracle.still) as _, "still:///");
+            *repository = Some(Repository::open(store, &master(), seams).await.expect("it was opened before"));
         }
-        let repository = oracle.as_ref().expect("it was opened just now");
+        let repository = repository.as_ref().expect("it was opened just now");
         let roots = match repository.snapshots().await {
             Ok(roots) => roots,
             Err(error) => return self.violated(format!("{when}: the roots cannot be read: {error}")),
         };
         for root in &roots {
             let id = root.description.id;
-            if model.get(&id).is_none_or(|known| known.gone) {
-                self.violated(format!("{when}: snapshot {id} was deleted, and stands"));
-            }
             if let Err(error) = self.restores(repository, root).await {
-                self.violated(format!("{when}: snapshot {id} does not restore: {error}"));
+                self.violated(format!("{when}: snapshot {id} of {} does not restore: {error}", network.name));
             }
         }
-        for (id, known) in &model {
-            let stands = roots.iter().any(|root| root.description.id == *id);
-            if known.committed && !known.asked && !stands {
-                self.violated(format!("{when}: snapshot {id} was committed, and is not there"));
-            }
-            if known.gone && !matches!(repository.snapshot(*id).await, Ok(SnapshotState::Gone(_))) {
-                self.violated(format!("{when}: snapshot {id} was deleted, and has no tombstone"));
-            }
-        }
-        self.trace.note("oracle", format_args!("{when}: {} roots are as they should be", roots.len()));
+        judge(repository, &roots).await;
+        let name = network.name;
+        self.trace.note("oracle", format_args!("{when}: {} roots of {name} are as they should be", roots.len()));
     }
 
     /// Checks a repository that nobody uses.

@@ -256,7 +256,8 @@ fn request(repository: &Repository, task: &Task, journal: Option<PathBuf>) -> Re
         changes: Arc::new(Changes(task.changes.clone())),
         source: Arc::new(task.cut.clone()),
         journal,
-        parameters: OffloadParameters { compression: Some(1), bandwidth: None },
+        // Mostly none: it costs time and decides nothing.
+        parameters: OffloadParameters { compression: Some(u8::from(task.name.ends_with('0'))), bandwidth: None },
         progress: Progress::default(),
         cancel: CancellationToken::new(),
     }
