@@ -247,5 +247,53 @@ async fn the_document_suffices_to_restore_every_snapshot() {
     refuses(first, "was deleted");
     let listed = printed(&reader(["list", text(&repository), text(&key)]));
     assert_eq!(listed.lines().count(), taken.len() - 1);
+
+    // What was overwritten since is dead now, and every pack that holds any of it is repacked.
+    printed(&setup.varve(["repository", "collect", "--threshold", "100"]));
+    let repacked = objects(&repository.join("relocated"));
+    assert!(!repacked.is_empty(), "nothing was repacked");
+    assert!(
+        repacked.iter().any(|record| packs.iter().any(|pack| pack.file_name() == record.file_name() && !pack.exists()))
+    );
+    for (id, bytes) in &raw[1..] {
+        let to = image("repacked.img");
+        printed(&reader(["restore", text(&repository), text(&key), id, text(&to)]));
+        assert!(fs::read(&to).expect("it is there") == *bytes, "{id} is not what the device held");
+        fs::remove_file(to).expect("it is there");
+    }
     assert!(driver.terminate().success());
+}
+
+/// What version 1 wrote once and for all: `format/golden`, which Varve itself reads in `repository/tests/golden.rs`.
+#[test]
+fn the_document_suffices_for_the_golden_repositories() {
+    require_packages();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format/golden");
+    let manifest = fs::read(folder.join("manifest.json")).expect("it is there");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+    let scratch = Scratch::new("varve-golden-").expect("a folder can be made");
+    let (key, image) = (scratch.path().join("key"), scratch.path().join("image"));
+    let golden = manifest.as_object().expect("it names repositories");
+    assert!(!golden.is_empty());
+    for (name, golden) in golden {
+        let repository = folder.join(name);
+        let snapshots = golden["snapshots"].as_object().expect("it has snapshots");
+        for digits in golden["keys"].as_array().expect("it has keys") {
+            fs::write(&key, digits.as_str().expect("a key is text")).expect("it can be written");
+            let listed = printed(&reader(["list", text(&repository), text(&key)]));
+            let listed: Vec<_> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
+            assert!(snapshots.keys().eq(&listed), "{name}: {listed:?}");
+        }
+        for (id, expected) in snapshots {
+            printed(&reader(["restore", text(&repository), text(&key), id, text(&image)]));
+            let restored = fs::read(&image).expect("it is there");
+            assert_eq!(blake3::hash(&restored).to_hex().as_str(), expected["blake3"], "{name}: {id}");
+            fs::remove_file(&image).expect("it is there");
+        }
+        for gone in golden["gone"].as_array().expect("it says what is gone") {
+            let gone = gone.as_str().expect("an id is text");
+            let output = reader(["restore", text(&repository), text(&key), gone, text(&image)]);
+            assert!(complaint(&output).contains("was deleted"), "{name}: {}", complaint(&output));
+        }
+    }
 }

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 BLOCK = 4096
 VERSION = 1
 # Kinds of objects, from the table of the layout.
-REPOSITORY, ROOT, TOMBSTONE = 1, 4, 5
+REPOSITORY, ROOT, TOMBSTONE, RELOCATION = 1, 4, 5, 8
 SNAPSHOT = re.compile("snap-[0-9a-f]{32}")
 LAST = 0xFFFFFFFF  # the ordinal under which tables and indexes are sealed
 
@@ -72,6 +72,14 @@ class Reference(NamedTuple):
     table: int
     table_hash: bytes
 
+    def __str__(self) -> str:
+        return f"pack {self.pack.hex()}"
+
+
+# Where the chunks of a repacked pack are now: another pack, and runs of chunks as the first one's ordinal in the pack that
+# was repacked, its ordinal here, and their number.
+Target = tuple[Reference, list[list[int]]]
+
 
 # Its first block, the block past its last, and where they are: a pack, or none where they are zero, the chunk's ordinal
 # there, and how many of the chunk's blocks come before.
@@ -85,11 +93,25 @@ class Repository:
         self.folder = folder
         digits = re.fullmatch(b"([0-9a-fA-F]{64})\r?\n?", key_file.read_bytes())
         check(digits is not None, f"{key_file} holds no master key")
-        kind, identity = self.record("repository")
-        check(kind == REPOSITORY, "repository is another kind of object")
+        identity = self.identity()
         check(identity["format"] <= VERSION, f"the repository has format {identity['format']}")
         self.data_key = self.open_slots(identity, bytes.fromhex(digits[1].decode()))
         self.chunk_ids = derive("chunk id", self.data_key)
+
+    def identity(self) -> dict:
+        """Reads what stands at `repository` or, where that is missing, damaged or older, its copy."""
+        found, refused = [], None
+        for key in ("repository", "repository.copy"):
+            try:
+                kind, identity = self.record(key)
+                check(kind == REPOSITORY, f"{key} is another kind of object")
+                found.append(identity)
+            except (Refused, FileNotFoundError) as error:
+                refused = refused or error
+        if not found:
+            raise refused
+        alike = [identity for identity in found if identity["uuid"] == found[0]["uuid"]]
+        return max(alike, key=lambda identity: identity.get("generation", 0))
 
     @staticmethod
     def open_slots(identity: dict, master: bytes) -> bytes:
@@ -153,11 +175,29 @@ class Repository:
             yield from extents
         check(offset == run["index_offset"], f"the pages of {what} do not end where its index starts")
 
+    @lru_cache(maxsize=256)
+    def relocation(self, pack: bytes) -> tuple[bytes, list[Target]] | None:
+        """Reads what stands for a repacked pack: its sealed table and its targets; nothing where it is not repacked."""
+        key = f"relocated/{pack.hex()}"
+        if (self.folder / "packs" / pack.hex()).exists() or not (self.folder / key).exists():
+            return None
+        kind, record = self.record(key)
+        check(kind == RELOCATION and record["pack"] == pack.hex(), f"{key} is of another object")
+        targets = []
+        for target in record["targets"]:
+            reference = Reference(*struct.unpack("<16sII32s", bytes.fromhex(target["reference"])))
+            targets.append((reference, target["chunks"]))
+        return bytes.fromhex(record["table"]), targets
+
     @lru_cache(maxsize=32)
     def table(self, reference: Reference) -> list[tuple[bytes, int, int, int, int]]:
         """Reads a pack's table, vouched for by the reference: id, offset, stored length, blocks and codec of chunks."""
-        what = f"pack {reference.pack.hex()}"
-        data = self.pack_bytes(reference, reference.table, reference.size - reference.table)
+        what = str(reference)
+        if relocation := self.relocation(reference.pack):
+            data = relocation[0]
+            check(len(data) == reference.size - reference.table, f"the table of {what} has a wrong length")
+        else:
+            data = self.pack_bytes(reference, reference.table, reference.size - reference.table)
         check(blake3(data).digest() == reference.table_hash, f"the table of {what} is damaged: its hash differs")
         key = derive("pack", self.data_key + reference.pack)
         table = unseal(key, LAST, data, reference.pack, f"the table of {what}")
@@ -173,11 +213,31 @@ class Repository:
 
     @lru_cache(maxsize=256)
     def chunk(self, reference: Reference, ordinal: int) -> bytes:
-        """Reads a chunk's plain bytes, vouched for by its id."""
-        what = f"chunk {ordinal} of pack {reference.pack.hex()}"
+        """Reads a chunk's plain bytes from its pack or, where that was repacked, from the first target that has it."""
+        what = f"chunk {ordinal} of {reference}"
+        table = self.table(reference)
+        check(ordinal < len(table), f"{what} is not there")
+        id_, _, _, blocks, _ = table[ordinal]
+        relocation = self.relocation(reference.pack)
+        if relocation is None:
+            return self.stored_chunk(reference, ordinal, (id_, blocks))
+        refused = Refused(f"{what} is in no pack that it was repacked into")
+        for target, chunks in relocation[1]:
+            for first, place, count in chunks:
+                if first <= ordinal < first + count:
+                    try:
+                        return self.stored_chunk(target, place + ordinal - first, (id_, blocks))
+                    except (Refused, FileNotFoundError) as error:
+                        refused = error  # another target may be there, and whole
+        raise refused
+
+    def stored_chunk(self, reference: Reference, ordinal: int, wanted: tuple[bytes, int]) -> bytes:
+        """Reads the plain bytes of the chunk of that id and length, which is at that place of a pack that is there."""
+        what = f"chunk {ordinal} of {reference}"
         table = self.table(reference)
         check(ordinal < len(table), f"{what} is not there")
         id_, offset, stored, blocks, codec = table[ordinal]
+        check((id_, blocks) == wanted, f"{what} is another one than is wanted")
         sealed = self.pack_bytes(reference, offset, stored)
         plain = unseal(derive("pack", self.data_key + reference.pack), ordinal, sealed, id_, what)
         check(codec in (0, 1), f"{what} has codec {codec}")
@@ -188,7 +248,7 @@ class Repository:
         return plain
 
     def pack_bytes(self, reference: Reference, offset: int, length: int) -> bytes:
-        what = f"pack {reference.pack.hex()}"
+        what = str(reference)
         with open(self.folder / "packs" / reference.pack.hex(), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             check(size == reference.size, f"{what} has {size} bytes, not {reference.size}")

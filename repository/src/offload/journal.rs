@@ -322,6 +322,7 @@ fn decode_stretch(bytes: &[u8]) -> Result<Stretch, Malformed> {
         *value = cursor.u64()?;
     }
     let packs = (0..cursor.u32()?).map(|_| PackReference::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+    PackReference::distinct(&packs)?;
     let extents = usize::try_from(cursor.u32()?).ok().filter(|count| *count <= MAX_EXTENTS);
     let extents = extents.ok_or(Malformed("a stretch is too long"))?;
     let rows = cursor.bytes(cursor.left())?;
@@ -369,5 +370,7 @@ pub(super) fn add(total: &mut SnapshotStatistics, more: &SnapshotStatistics) {
     *total = SnapshotStatistics { data_bytes, offload_millis, ..statistics(sum) };
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

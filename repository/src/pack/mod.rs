@@ -84,6 +84,16 @@ impl PackReference {
         Ok(reference)
     }
 
+    /// Makes sure that no pack is referred to twice.
+    pub(crate) fn distinct(references: &[Self]) -> Result<(), Malformed> {
+        let mut ids: Vec<PackId> = references.iter().map(|reference| reference.id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Malformed("it refers to a pack twice"));
+        }
+        Ok(())
+    }
+
     /// The object's key.
     pub(crate) fn key(&self) -> String {
         key(self.id)

@@ -25,7 +25,6 @@ use crate::{
     block::{BlockRange, Blocks},
     crypto::TAG_LEN,
     format::HEADER_LEN,
-    id::PackId,
     pack::PackReference,
 };
 
@@ -105,11 +104,7 @@ impl Index {
             return Err(Malformed("its length does not fit the number of packs and pages"));
         }
         let packs = (0..packs).map(|_| PackReference::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
-        let mut ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
-        ids.sort_unstable();
-        if ids.windows(2).any(|two| two[0] == two[1]) {
-            return Err(Malformed("it refers to a pack twice"));
-        }
+        PackReference::distinct(&packs)?;
         let mut index = Self { packs, pages: Vec::with_capacity(pages) };
         let mut offset = HEADER_LEN as u64;
         let mut end = 0;
@@ -152,7 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fuzz;
+    use crate::{fuzz, id::PackId};
 
     fn index() -> impl Strategy<Value = Index> {
         let pack = (any::<[u8; 16]>(), 0..1_u32 << 30, 1..1000_u32, any::<[u8; 32]>());

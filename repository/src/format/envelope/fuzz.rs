@@ -161,10 +161,10 @@ fn repacking() -> Value {
 fn repository() -> Value {
     let slot = json!({
         "salt": "ab".repeat(32), "nonce": "cd".repeat(12), "sealed_key": "ef".repeat(48),
-        "created_at": "2026-01-02T03:04:05Z",
+        "created_at": "2026-01-02T03:04:05Z", "label": "the safe",
     });
     json!({
-        "format": 1, "uuid": "00000000-0000-0000-0000-000000000007", "created_at": "2026-01-02T03:04:05Z",
+        "format": 1, "uuid": "00000000-0000-0000-0000-000000000007", "created_at": "2026-01-02T03:04:05Z", "generation": 3,
         "slots": [slot, slot],
     })
 }

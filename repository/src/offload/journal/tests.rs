@@ -4,7 +4,7 @@ use crate::{
     run::{ChunkPlace, Extent, Place},
 };
 
-fn opening() -> Opening {
+pub(super) fn opening() -> Opening {
     Opening {
         version: VERSION,
         repository: Uuid::from_u128(1),
@@ -15,11 +15,11 @@ fn opening() -> Opening {
     }
 }
 
-fn upload() -> UploadId {
+pub(super) fn upload() -> UploadId {
     UploadId::from_bytes([5; 8])
 }
 
-fn stretch(position: u64) -> Entry {
+pub(super) fn stretch(position: u64) -> Entry {
     let pack = |n| PackReference {
         id: PackId::from_bytes([n; 16]),
         object_bytes: 900,
@@ -38,7 +38,7 @@ fn stretch(position: u64) -> Entry {
     })
 }
 
-fn run() -> Entry {
+pub(super) fn run() -> Entry {
     Entry::Run(RunReference {
         id: crate::id::RunId::from_bytes([6; 16]),
         object_bytes: 500,
