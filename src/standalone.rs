@@ -89,9 +89,9 @@ async fn serve(
     let options = Options { snapshot_wait: settings.snapshot_wait, ..Options::default() };
     let controller = Controller::new(repository.clone(), nodes, options);
     let inspection = inspection::start(repository.clone(), controller.clone(), shutdown.clone());
-    let collection = settings.collect.map(|every| {
-        collection::start(repository.clone(), settings.node.node_id.clone(), every, shutdown.clone())
-    });
+    let collection = settings
+        .collect
+        .map(|every| collection::start(repository.clone(), settings.node.node_id.clone(), every, shutdown.clone()));
 
     let ready = Arc::new(AtomicBool::new(false));
     let routes = Routes::new(IdentityServer::new(Identity::new(Controller::plugin_capabilities(), readiness(&ready))))

@@ -100,6 +100,9 @@ const LOST: [&[Fault]; 5] = [
     &[Fault::Unapplied, Fault::AppliedUnanswered],
 ];
 
+/// More failures than a read is tried again for.
+const UNREADABLE: [Fault; 6] = [Fault::Unread; 6];
+
 #[tokio::test]
 async fn an_unfit_store_gets_no_repository() {
     for conditions in [Conditions::Ignored, Conditions::Refused] {
@@ -247,16 +250,16 @@ async fn a_name_is_used_again_after_each_deletion() {
     assert_eq!(repository.current_snapshot("other").await.unwrap().0, repository.snapshot_id("other", 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_fails_the_search_for_a_name() {
     let (faulty, repository) = faulty().await;
     repository.delete_snapshot(repository.snapshot_id("nightly", 0), "deleted").await.unwrap();
-    faulty.fail(&[Fault::Unread]);
+    faulty.fail(&UNREADABLE);
     assert!(repository.current_snapshot("nightly").await.unwrap_err().is_transient());
     assert_eq!(repository.current_snapshot("nightly").await.unwrap().0, repository.snapshot_id("nightly", 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_root_is_listed_and_read_once() {
     let (faulty, repository) = faulty().await;
     for number in [3, 1, 2] {
@@ -267,7 +270,7 @@ async fn every_root_is_listed_and_read_once() {
     let first = repository.snapshots().await.unwrap();
     assert_eq!(ids(&first), [snapshot_id(1), snapshot_id(2), snapshot_id(3)]);
 
-    faulty.fail(&[Fault::Unread]);
+    faulty.fail(&UNREADABLE);
     let second = repository.snapshots().await.unwrap();
     assert!(Arc::ptr_eq(&first[0], &second[0]), "a root is kept");
     assert!(!faulty.is_spent(), "nothing was read");

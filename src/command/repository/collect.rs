@@ -94,7 +94,12 @@ fn sum_up(report: &Report) -> Table {
         row(&mut table, "refused", "by the store: under retention, or no permission", report.locked);
     }
     if repacked.packs > 0 {
-        table.add_row(["repacked".into(), "packs that were mostly dead".into(), repacked.packs.to_string(), String::new()]);
+        table.add_row([
+            "repacked".into(),
+            "packs that were mostly dead".into(),
+            repacked.packs.to_string(),
+            String::new(),
+        ]);
         row(&mut table, "  into", "new packs", repacked.into);
         row(&mut table, "  freed", "packs", repacked.freed);
     }
@@ -203,7 +208,8 @@ mod tests {
         let cost = Requests { list: 1, get: 2, put: 3, delete: 4, ..Requests::default() };
         let report = Report { deleted, cost, ..Report::default() };
         let table = sum_up(&report).to_string();
-        for part in ["packs of deleted snapshots", "intents of", "3.0 MiB", "1 listings, 2 reads, 3 puts, 4 deletions"] {
+        for part in ["packs of deleted snapshots", "intents of", "3.0 MiB", "1 listings, 2 reads, 3 puts, 4 deletions"]
+        {
             assert!(table.contains(part), "{part}: {table}");
         }
         assert!(verdict(&report.plan, report.locked).is_ok());
