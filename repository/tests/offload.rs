@@ -400,6 +400,27 @@ impl BlockSource for Failing {
     }
 }
 
+#[tokio::test]
+async fn what_a_larger_base_holds_past_the_end_does_not_come_back() {
+    let repository = init(Memory::new().store()).await;
+    let random = Seeded::new(13);
+    let mut image = Image::new(3000);
+    image.write_noise(0, 3000, &random);
+    let large = offload(&repository, "large", &image.cut(), Against::Nothing).await.unwrap();
+    // Many extents above it, so that the two are merged in one case and not in the other.
+    for scattered in [1, 80] {
+        let mut image = image.clone();
+        image.bytes.truncate(2000 * image::BLOCK);
+        (0..scattered).for_each(|n| image.write_noise(n * 7, 1, &random));
+        let small = offload(&repository, &format!("small-{scattered}"), &image.cut(), base(&large)).await.unwrap();
+        image.grow(500);
+        image.write_noise(2400, 1, &random);
+        let cut = image.cut();
+        let grown = offload(&repository, &format!("grown-{scattered}"), &cut, base(&small)).await.unwrap();
+        assert_same(&restore(&repository, &grown).await.unwrap(), &cut.bytes, "larger than its base, smaller than that");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_read_is_told_and_made_good_by_the_next_attempt() {
     let folder = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
-    block::Blocks,
+    block::{BLOCK_SIZE, BlockRange, Blocks},
     id::UploadId,
     mutation::Mutation,
     pack::{PackReference, Table},
@@ -31,7 +31,7 @@ use crate::{
         snapshot::{Method, Root, RunReference},
     },
     repository::names,
-    run::{self, Origin, merge},
+    run::{self, Extent, Origin, Place, merge},
     seam::Work,
     work::Worker,
 };
@@ -277,6 +277,9 @@ impl Attempt {
         transfer.put_full_run(&mut level, &mut journal).await?;
         let scanned = self.scan_into(transfer, pinned, &mut level, &mut journal);
         futures::try_join!(self.sample(base), scanned)?;
+        if let Some(base) = base {
+            hide_past_end(&mut level, &self.request, base)?;
+        }
 
         let mut statistics = level.statistics;
         let new_bytes = level.writer.data().bytes();
@@ -406,6 +409,18 @@ impl Attempt {
         runs.extend(older[merged - 1..].concat());
         Ok((runs, put_bytes, oldest.then(|| merge.data().bytes())))
     }
+}
+
+/// Puts zeroes over what a base that is larger than the image holds past the image's end: a larger image that is built on
+/// this one would find it there otherwise.
+fn hide_past_end(level: &mut Level, request: &Request, base: &Root) -> Result<()> {
+    let first = request.source.capacity();
+    let end = Blocks(base.description.capacity_bytes.div_ceil(BLOCK_SIZE));
+    if end <= first {
+        return Ok(());
+    }
+    let range = BlockRange { first, count: end - first };
+    level.writer.push(&Extent { range, place: Place::Zero })
 }
 
 fn millis(elapsed: Duration) -> u64 {
