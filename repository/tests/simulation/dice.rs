@@ -53,7 +53,7 @@ impl Dice {
     pub(crate) fn time(&self, least: u64, most: u64) -> Duration {
         let fraction = f64::from(u32::try_from(self.next() >> 32).unwrap()) / f64::from(u32::MAX);
         let (least, most) = (least.max(1) as f64, most.max(1) as f64);
-        Duration::from_millis((least * (most / least).powf(fraction)) as u64)
+        Duration::from_secs_f64(least * (most / least).powf(fraction) / 1000.0)
     }
 }
 

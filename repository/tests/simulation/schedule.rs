@@ -72,9 +72,8 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, printed: bool) -> Outco
             finish(&world).await;
         };
         let limited = tokio::time::timeout(Duration::from_secs(400 * 24 * 3600), whole);
-        match world.failed.run_until_cancelled(limited).await {
-            Some(Err(_)) => world.violated("it does not end".into()),
-            Some(Ok(())) | None => {}
+        if let Some(Err(_)) = world.failed.run_until_cancelled(limited).await {
+            world.violated("it does not end".into());
         }
         let (hash, events) = trace.result();
         Outcome { violation: world.violation(), hash, events }

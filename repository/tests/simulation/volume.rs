@@ -71,7 +71,7 @@ impl Image {
     fn write(&mut self, range: BlockRange, content: u64) {
         for block in range.first.0..range.end().0 {
             let start = blocks_len(block);
-            let word = if content == 0 { 0 } else { content << 32 | block % WINDOW };
+            let word = if content == 0 { 0 } else { (content << 32) | (block % WINDOW) };
             self.bytes[start..start + BLOCK].copy_from_slice(&word.to_le_bytes().repeat(BLOCK / 8));
             self.changed.insert(block);
         }

@@ -194,9 +194,14 @@ impl World {
         let target = Arc::new(Restored::new(root.description.capacity_bytes));
         let to = Arc::clone(&target) as _;
         repository.hydrate(root, to, Progress::default(), CancellationToken::new()).await?;
-        let id = root.description.id;
-        if target.bytes() != *self.known(id).bytes {
-            self.violated(format!("snapshot {id} restores, and holds something else than was cut"));
+        let (id, restored, expected) = (root.description.id, target.bytes(), self.known(root.description.id).bytes);
+        if restored != *expected {
+            let blocks = || restored.chunks(4096).zip(expected.chunks(4096));
+            let differ: Vec<usize> = (0..).zip(blocks()).filter(|(_, (one, two))| one != two).map(|(n, _)| n).collect();
+            let lengths = (restored.len() / 4096, expected.len() / 4096);
+            self.violated(format!(
+                "snapshot {id} restores, and holds something else than was cut: {lengths:?} blocks, {differ:?} differ"
+            ));
         }
         Ok(())
     }
