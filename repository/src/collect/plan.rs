@@ -10,7 +10,7 @@ use super::{
     reach::Reach,
     report::{Amount, Held, Kind, Plan, Reason, Repack, Tally, UndecidedAttempt, UndecidedIntent, Unreadable, listed},
     runs::HeldRuns,
-    scan::{KnownRelocation, Scan, Standings, reason},
+    scan::{KnownRelocation, ROUNDS, Scan, Standings, reason},
 };
 use crate::{
     Repository, Result,
@@ -78,13 +78,31 @@ impl Findings {
         own: Option<UploadId>,
         progress: &Progress,
     ) -> Result<Self> {
-        let scan = Scan::of(repository).await?;
+        let mut scan = Scan::of(repository).await?;
         let pins_count = !repository.seams().broken(Mutation::PinsIgnored);
-        let mut holders = Holders::of(&scan, pins_count);
+        let mut holders = Holders::of(&scan, pins_count, HeldRuns::default());
+        let mut reach = Reach::default();
+        let mut missing = BTreeSet::new();
+        let mut rounds = 1;
+        let found = loop {
+            let found = holders.runs.read(repository, &holders.roots, &mut reach, progress).await?;
+            if !scan.settled || found.missing.is_subset(&missing) {
+                break found;
+            }
+            if rounds == ROUNDS {
+                scan.settled = false;
+                break found;
+            }
+            tracing::debug!(rounds, "runs were deleted during the scan, or before it: looking again");
+            rounds += 1;
+            missing.extend(found.missing);
+            scan = scan.again(repository).await?;
+            holders = Holders::of(&scan, pins_count, holders.runs);
+        };
         // Whatever holds a root's, an intent's or a repacker's place and cannot be read might hold any pack and any run.
         let runs_known = holders.unreadable.is_empty() && scan.settled;
-        let (reach, damages, read) = holders.runs.read(repository, &holders.roots, progress).await?;
-        holders.unreadable.extend(damages);
+        let read = found.known;
+        holders.unreadable.extend(found.damages);
 
         let mut findings = Self { reach, ..Self::default() };
         findings.plan.unsettled = !scan.settled;
@@ -239,14 +257,15 @@ impl Findings {
 }
 
 impl Holders {
-    fn of(scan: &Scan, pins_count: bool) -> Self {
+    /// Gathers them; `runs` are those that an earlier scan found held, which are kept too.
+    fn of(scan: &Scan, pins_count: bool, runs: HeldRuns) -> Self {
         let mut holders = Self {
             roots: BTreeMap::new(),
             decided: BTreeSet::new(),
             uploads: BTreeSet::new(),
             ended: BTreeSet::new(),
             committed: BTreeSet::new(),
-            runs: HeldRuns::default(),
+            runs,
             unreadable: Vec::new(),
         };
         holders.take_roots(&scan.earlier, &scan.later);

@@ -1,6 +1,9 @@
 //! Reading runs: each once, whatever number of roots and intents list it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -31,8 +34,21 @@ pub(super) struct HeldRuns(BTreeMap<RunId, Vec<Held>>);
 #[derive(Debug)]
 struct Held {
     reference: RunReference,
-    /// A root that lists it, as far as one was seen last. Without one it may be missing: then nobody can refer to it.
+    /// A root that lists it, as far as one was seen last. Without one it may be missing.
     needed_by: Option<SnapshotId>,
+    /// Whether it was read.
+    done: bool,
+}
+
+/// What was found of all runs.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// What cannot be read.
+    pub(super) damages: Vec<Unreadable>,
+    /// Whether what that holds can be told nevertheless.
+    pub(super) known: bool,
+    /// Runs that are not there.
+    pub(super) missing: BTreeSet<RunId>,
 }
 
 /// What a run that is not whole leaves to be decided.
@@ -55,7 +71,7 @@ impl HeldRuns {
             let ways = self.0.entry(reference.id).or_default();
             match ways.iter_mut().find(|held| held.reference == *reference) {
                 Some(held) => held.needed_by = held.needed_by.or(needed_by),
-                None => ways.push(Held { reference: reference.clone(), needed_by }),
+                None => ways.push(Held { reference: reference.clone(), needed_by, done: false }),
             }
         }
     }
@@ -65,20 +81,21 @@ impl HeldRuns {
         self.0.contains_key(&run)
     }
 
-    /// Reads all of them and marks what is alive; returns that, what cannot be read, and whether what that holds can be told
-    /// nevertheless.
+    /// Reads those that were not read before, and marks what is alive.
     ///
     /// # Errors
     /// The store's.
     pub(super) async fn read(
-        &self,
+        &mut self,
         repository: &Repository,
         roots: &BTreeMap<SnapshotId, Arc<Root>>,
+        reach: &mut Reach,
         progress: &Progress,
-    ) -> Result<(Reach, Vec<Unreadable>, bool)> {
-        let held: Vec<&Held> = self.0.values().flatten().collect();
-        progress.set_total(held.iter().map(|held| held.reference.object_bytes).sum());
-        let (mut reach, mut unreadable, mut known) = (Reach::default(), Vec::new(), true);
+    ) -> Result<Found> {
+        progress.set_total(self.0.values().flatten().map(|held| held.reference.object_bytes).sum());
+        let held: Vec<&Held> = self.0.values().flatten().filter(|held| !held.done).collect();
+        let mut found = Found { known: true, ..Found::default() };
+        let mut whole = vec![false; held.len()];
         // By position: a future made of a reference is not known to be fit for every thread.
         let mut reads = stream::iter(0..held.len())
             .map(|position| {
@@ -94,23 +111,32 @@ impl HeldRuns {
         while let Some((position, read)) = reads.try_next().await? {
             let held = held[position];
             match read {
-                Read::Marks(marks) => marks.into_iter().for_each(|marks| reach.join(marks)),
+                Read::Marks(marks) => {
+                    marks.into_iter().for_each(|marks| reach.join(marks));
+                    whole[position] = true;
+                }
                 Read::Pages(marks, damage) => {
                     marks.into_iter().for_each(|marks| reach.join(marks));
-                    unreadable.push(damage);
+                    found.damages.push(damage);
                 }
-                Read::Missing if !held.is_needed(repository, roots).await? => {}
                 Read::Missing => {
-                    known = false;
-                    unreadable.push(Unreadable { object: run::key(held.reference.id), reason: "it is missing".into() });
+                    found.missing.insert(held.reference.id);
+                    if held.is_needed(repository, roots).await? {
+                        found.known = false;
+                        let (object, reason) = (run::key(held.reference.id), "it is missing".into());
+                        found.damages.push(Unreadable { object, reason });
+                    }
                 }
                 Read::Unreadable(damage) => {
-                    known = false;
-                    unreadable.push(damage);
+                    found.known = false;
+                    found.damages.push(damage);
                 }
             }
         }
-        Ok((reach, unreadable, known))
+        drop(reads);
+        let unread = self.0.values_mut().flatten().filter(|held| !held.done);
+        unread.zip(whole).for_each(|(held, whole)| held.done = whole);
+        Ok(found)
     }
 }
 

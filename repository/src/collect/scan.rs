@@ -12,6 +12,10 @@
 //! is held by an intent was seen by I, or the snapshot was decided and R2 sees that. A tombstone in R2 of a snapshot that
 //! R1 did not show may have been a root in between: then it is done again.
 //!
+//! So it is where a run that was found to be held turns out to be missing when it is read. Whoever held it may have gone since,
+//! and what it spoke of may be held by a root that is newer than R2, through another run. Only a run that was seen to be
+//! missing before R1 holds nothing.
+//!
 //! Before R1 `repacking` is read once more: a repair adds runs to a root that R1 may have read before, and the root may be
 //! gone by R2, when an offload that I came too early for has pinned them. But these runs were put before L, under a
 //! `repacking` that either still stands behind L, or was proven before, so that R1 saw what was added.
@@ -30,7 +34,7 @@ use crate::{
 };
 
 /// How often a scan is done again before the collection gives up.
-const ROUNDS: usize = 8;
+pub(super) const ROUNDS: usize = 8;
 
 /// Records read at once.
 const READS: usize = 64;
@@ -83,8 +87,19 @@ impl Scan {
     /// # Errors
     /// The store's.
     pub(super) async fn of(repository: &Repository) -> Result<Self> {
+        Self::behind(list(repository).await?, repository).await
+    }
+
+    /// Does all but the listing again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn again(self, repository: &Repository) -> Result<Self> {
+        Self::behind(self.listing, repository).await
+    }
+
+    async fn behind(mut listing: Listing, repository: &Repository) -> Result<Self> {
         let mutation = |way| repository.seams().broken(way);
-        let mut listing = list(repository).await?;
         let mut rounds = 0;
         loop {
             rounds += 1;
