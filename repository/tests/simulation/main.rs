@@ -12,6 +12,7 @@
 //! [mirror]            copiers, and the copy in a second store
 //! [world]             the model, and what must be true
 //! [schedule]          one seed: who does what where
+//! [plots]             what went wrong once, told step by step
 //! [mutation]          the protocol broken on purpose
 //! ```
 //!
@@ -27,6 +28,7 @@ mod link;
 mod mirror;
 mod mutation;
 mod network;
+mod plots;
 mod process;
 mod schedule;
 mod trace;

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{dice::Dice, network::Verb, trace::Trace};
@@ -23,6 +26,15 @@ pub(crate) struct Process {
     died: CancellationToken,
     dead: AtomicBool,
     state: Mutex<State>,
+    gate: Gate,
+}
+
+/// Holds one request up until it is let go; for plots that are told step by step.
+#[derive(Default)]
+struct Gate {
+    at: Mutex<Option<(Verb, String)>>,
+    reached: Notify,
+    open: Notify,
 }
 
 struct State {
@@ -38,12 +50,27 @@ impl Process {
         let state = State { end, sleeps, asleep_until: Instant::now() };
         let (died, dead) = (CancellationToken::new(), AtomicBool::new(false));
         let entropy = dice.fork();
-        Arc::new(Self { name: name.into(), trace, dice, entropy, died, dead, state: Mutex::new(state) })
+        Arc::new(Self {
+            name: name.into(),
+            trace,
+            dice,
+            entropy,
+            died,
+            dead,
+            state: Mutex::new(state),
+            gate: Gate::default(),
+        })
     }
 
     /// Begins a request, once the process is awake; tells whether it is the last, and if so, whether it is applied.
     pub(crate) async fn enter(&self, verb: Verb, key: &str) -> Option<bool> {
         self.wake().await;
+        let is_gate = |at: &mut (Verb, String)| at.0 == verb && key.starts_with(&at.1);
+        let held = self.gate.at.lock().unwrap().take_if(is_gate);
+        if held.is_some() {
+            self.gate.reached.notify_one();
+            self.gate.open.notified().await;
+        }
         let mut state = self.state.lock().unwrap();
         if self.dice.one_in(state.sleeps) {
             state.asleep_until = Instant::now() + self.dice.time(60_000, 20_000_000);
@@ -55,6 +82,21 @@ impl Process {
             self.trace.note(&self.name, format_args!("dies at {verb:?} {key}, applied: {applied}"));
             *applied
         })
+    }
+
+    /// Holds the next request up that is of this kind and about such a key.
+    pub(crate) fn hold(&self, verb: Verb, prefix: &str) {
+        *self.gate.at.lock().unwrap() = Some((verb, prefix.to_owned()));
+    }
+
+    /// Waits until that request comes.
+    pub(crate) async fn is_held(&self) {
+        self.gate.reached.notified().await;
+    }
+
+    /// Lets it go.
+    pub(crate) fn let_go(&self) {
+        self.gate.open.notify_one();
     }
 
     /// Waits until the process is awake; for ever, where it is dead.

@@ -28,7 +28,7 @@ use crate::{
     network::{Network, Weather},
     process::Process,
     trace::Trace,
-    volume::Restored,
+    volume::{Cut, Restored},
     writer::Task,
 };
 
@@ -177,6 +177,12 @@ impl World {
                 Err(error) => self.violated(format!("{} cannot open the repository: {error}", process.name)),
             }
         }
+    }
+
+    /// Enters a cut in the model.
+    pub(crate) fn cut(&self, cut: &Cut) {
+        let known = Known { bytes: Arc::clone(&cut.bytes), committed: false, asked: false, gone: false };
+        self.model.lock().unwrap().insert(cut.snapshot, known);
     }
 
     /// Returns what the model knows of a snapshot.

@@ -26,7 +26,7 @@ use crate::{
     dice::Dice,
     process::Process,
     volume::{Changes, Cut, Image},
-    world::{Known, World},
+    world::World,
 };
 
 /// A volume on a machine. It outlives the machine's processes.
@@ -101,10 +101,9 @@ impl Volume {
             let name = format!("{}-{}", self.name, self.image.cuts.len());
             self.image.change(&self.dice);
             let cut = self.image.cut(repository.snapshot_id(&name, 0));
-            let known = Known { bytes: Arc::clone(&cut.bytes), committed: false, asked: false, gone: false };
-            world.model.lock().unwrap().insert(cut.snapshot, known);
+            world.cut(&cut);
             let (against, changes) = self.against(world, &cut, true);
-            let task = Task { volume: self.name.clone(), name, cut, against, changes };
+            let task = Task::new(&self.name, &name, cut, against, changes);
             world.trace.note(&self.name, format_args!("cuts {} {} against {against:?}", task.name, task.cut.snapshot));
             if self.dice.one_in(world.rivalry) {
                 world.rivals.lock().unwrap().push(task.clone());
@@ -139,6 +138,15 @@ impl Volume {
 }
 
 impl Task {
+    pub(crate) fn new(volume: &str, name: &str, cut: Cut, against: Against, changes: Vec<Change>) -> Self {
+        Self { volume: volume.into(), name: name.into(), cut, against, changes }
+    }
+
+    /// The snapshot that it makes.
+    pub(crate) fn snapshot(&self) -> SnapshotId {
+        self.cut.snapshot
+    }
+
     /// The snapshot that it builds upon.
     fn base(&self) -> Option<SnapshotId> {
         match self.against {
@@ -234,7 +242,8 @@ async fn attempt(
     Outcome::Decided
 }
 
-fn request(repository: &Repository, task: &Task, journal: Option<PathBuf>) -> Request {
+/// How a cut is offloaded.
+pub(crate) fn request(repository: &Repository, task: &Task, journal: Option<PathBuf>) -> Request {
     let description = SnapshotDescription {
         id: task.cut.snapshot,
         name: task.name.clone(),
