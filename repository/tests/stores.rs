@@ -12,6 +12,7 @@ mod story;
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -23,7 +24,12 @@ use disturber::{Act, Disturber, Request, Rule};
 use gateway::Gateway;
 use story::{Scene, Step, suite};
 use tokio_util::sync::CancellationToken;
-use varve_repository::{Error, ErrorKind, Repository, SnapshotState, offload::Against, store::Store};
+use varve_repository::{
+    Error, ErrorKind, Repository, SnapshotState,
+    block::{BlockSource, Blocks},
+    offload::Against,
+    store::Store,
+};
 
 /// An S3 server, the disturber before it, and the stores on both sides.
 struct Cloud {
@@ -99,6 +105,25 @@ async fn the_story_on_a_server() {
     assert!(outcome.failures.is_empty(), "{outcome:?}");
 }
 
+/// An image that cannot be read past its middle until the offload that reads it is told to end.
+struct Halted {
+    image: Arc<dyn BlockSource>,
+    cancel: CancellationToken,
+}
+
+impl BlockSource for Halted {
+    fn capacity(&self) -> Blocks {
+        self.image.capacity()
+    }
+
+    fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()> {
+        while first.0 > self.capacity().0 / 2 && !self.cancel.is_cancelled() {
+            std::thread::yield_now();
+        }
+        self.image.read(first, buffer)
+    }
+}
+
 /// A process that ends in the middle, and another that goes on, on any store.
 async fn an_offload_goes_on_in_another_process(store: impl Fn() -> Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +134,8 @@ async fn an_offload_goes_on_in_another_process(store: impl Fn() -> Store) {
         request
     };
     let repository = image::init(store()).await;
-    let first = request(&repository);
+    let mut first = request(&repository);
+    first.source = Arc::new(Halted { image: first.source, cancel: first.cancel.clone() });
     let (progress, cancel, id) = (first.progress.clone(), first.cancel.clone(), first.description.id);
     let running = tokio::spawn(async move { repository.offload(first).await });
     while progress.read().moved == 0 {
