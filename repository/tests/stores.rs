@@ -105,10 +105,10 @@ async fn the_story_on_a_server() {
     assert!(outcome.failures.is_empty(), "{outcome:?}");
 }
 
-/// An image that cannot be read past its middle until the offload that reads it is told to end.
+/// An image that cannot be read past its middle until something has come about.
 struct Halted {
     image: Arc<dyn BlockSource>,
-    cancel: CancellationToken,
+    over: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl BlockSource for Halted {
@@ -117,7 +117,7 @@ impl BlockSource for Halted {
     }
 
     fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()> {
-        while first.0 > self.capacity().0 / 2 && !self.cancel.is_cancelled() {
+        while first.0 > self.capacity().0 / 2 && !(self.over)() {
             std::thread::yield_now();
         }
         self.image.read(first, buffer)
@@ -135,7 +135,8 @@ async fn an_offload_goes_on_in_another_process(store: impl Fn() -> Store) {
     };
     let repository = image::init(store()).await;
     let mut first = request(&repository);
-    first.source = Arc::new(Halted { image: first.source, cancel: first.cancel.clone() });
+    let told = first.cancel.clone();
+    first.source = Arc::new(Halted { image: first.source, over: Box::new(move || told.is_cancelled()) });
     let (progress, cancel, id) = (first.progress.clone(), first.cancel.clone(), first.description.id);
     let running = tokio::spawn(async move { repository.offload(first).await });
     while progress.read().moved == 0 {
@@ -361,7 +362,11 @@ async fn an_offload_goes_on_after_a_start_with_new_keys() {
     };
     let expired = Act::refusal("403 Forbidden", "ExpiredToken");
     cloud.disturber.disturb(Rule::new("PUT", "/packs/", 1, usize::MAX, expired));
-    let error = repository.offload(request(&repository)).await.unwrap_err();
+    let mut first = request(&repository);
+    // The first pack is stored before there is a second one that could be refused.
+    let progress = first.progress.clone();
+    first.source = Arc::new(Halted { image: first.source, over: Box::new(move || progress.read().moved > 0) });
+    let error = repository.offload(first).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
     drop(repository);
 
