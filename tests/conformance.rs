@@ -3,8 +3,6 @@
 //!
 //! No spec is skipped: all that the suite knows is claimed, and the node limits its volumes, so that this is tested too.
 
-mod fixtures;
-
 use std::{
     env, fs,
     path::Path,
@@ -14,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use serial_test::serial;
 
-use fixtures::{Pool, S3, Scratch, Setup, Standalone, driver::text, tools};
+use varve_harness::{Pool, S3, Scratch, Setup, Standalone, driver::text, tools};
 
 /// Specs of csi-sanity 5.6.0 that run.
 const SPECS: usize = 102;

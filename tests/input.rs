@@ -1,7 +1,5 @@
 //! Bad input: each kind gets the error that it deserves, at once or after bounded retries, and nothing is damaged.
 
-mod fixtures;
-
 use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
@@ -18,7 +16,7 @@ use varve_proto::csi::{
     volume_capability::access_mode::Mode,
 };
 
-use fixtures::{
+use varve_harness::{
     Pool, S3, Scratch, Setup, Standalone,
     csi::{Client, block, from_snapshot, mount, volume},
     driver::{complaint, text, varve},

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::scratch::{Loop, Mount, Scratch, parse_mount, standing_on, unescape};
+use super::{Loop, Mount, Scratch, parse_mount, standing_on, unescape};
 
 #[test]
 fn a_mount_line_is_read_with_its_escapes() {

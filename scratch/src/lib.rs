@@ -5,8 +5,7 @@
 //! lies in it, file systems mounted from them or in it, loop devices on those, and so on. What belongs to others is
 //! never touched.
 //!
-//! This file depends on nothing else in the program, so that the integration tests can use it too; its own tests are in
-//! `scratch_tests`, so that they run once.
+//! The demo, tests and benchmarks work in such folders.
 
 use std::{
     ffi::OsString,
@@ -20,30 +19,30 @@ use rustix::mount::{UnmountFlags, unmount};
 
 /// A temporary folder, removed with all that stands on it when dropped.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     path: PathBuf,
 }
 
 /// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+struct Mount {
     /// `major:minor` of the mounted file system.
-    pub(super) device: String,
+    device: String,
     /// Where it is mounted.
-    pub(super) point: PathBuf,
+    point: PathBuf,
     /// What it is mounted from; btrfs has device numbers of its own, so this is what tells.
-    pub(super) source: PathBuf,
+    source: PathBuf,
 }
 
 /// An attached loop device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Loop {
+struct Loop {
     /// Its name, as in `loop7`.
-    pub(super) name: String,
+    name: String,
     /// `major:minor`.
-    pub(super) device: String,
+    device: String,
     /// The file it presents.
-    pub(super) backing: PathBuf,
+    backing: PathBuf,
 }
 
 impl Scratch {
@@ -51,14 +50,23 @@ impl Scratch {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(prefix: &str) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    pub fn new(prefix: &str) -> io::Result<Self> {
+        Self::within(&std::env::temp_dir(), prefix)
+    }
+
+    /// Makes a folder in another one, whose name starts with `prefix`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn within(folder: &Path, prefix: &str) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(folder)?;
         // Mount tables show real paths.
         Ok(Self { path: fs::canonicalize(folder.keep())? })
     }
 
     /// The folder's path, without symbolic links.
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -66,7 +74,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The first failure; the rest is undone all the same.
-    pub(crate) fn clear(&self, below: &Path) -> io::Result<()> {
+    pub fn clear(&self, below: &Path) -> io::Result<()> {
         assert!(below.starts_with(&self.path), "only what is ours is cleared");
         let (mounts, loops) = standing_on(below, &mounts()?, &loops()?);
         let mut first = Ok(());
@@ -88,8 +96,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The system's.
-    #[cfg(test)]
-    pub(crate) fn standing(&self) -> io::Result<Vec<String>> {
+    pub fn standing(&self) -> io::Result<Vec<String>> {
         let (mounts, loops) = standing_on(&self.path, &mounts()?, &loops()?);
         let mounts = mounts.iter().map(|mount| mount.point.display().to_string());
         Ok(mounts.chain(loops.iter().map(|device| device.name.clone())).collect())
@@ -99,7 +106,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The system's; dropping tries once more.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         let cleared = self.clear(&self.path);
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => cleared,
@@ -130,7 +137,7 @@ fn quiet(tool: &str, arguments: &[OsString]) {
 }
 
 /// Finds what stands on a path: mounts in the order they were made, loop devices each after those it stands on.
-pub(super) fn standing_on(path: &Path, mounts: &[Mount], loops: &[Loop]) -> (Vec<Mount>, Vec<Loop>) {
+fn standing_on(path: &Path, mounts: &[Mount], loops: &[Loop]) -> (Vec<Mount>, Vec<Loop>) {
     let mut grounds = vec![path.to_owned()];
     let mut ours: Vec<Loop> = Vec::new();
     loop {
@@ -161,7 +168,7 @@ fn mounts() -> io::Result<Vec<Mount>> {
     Ok(fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(parse_mount).collect())
 }
 
-pub(super) fn parse_mount(line: &[u8]) -> Option<Mount> {
+fn parse_mount(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     // Optional fields end with a dash; the type and the source follow.
     let dash = fields.iter().position(|field| *field == b"-")?;
@@ -173,7 +180,7 @@ pub(super) fn parse_mount(line: &[u8]) -> Option<Mount> {
 }
 
 /// Undoes the escapes of the mount table: a backslash and three octal digits.
-pub(super) fn unescape(field: &[u8]) -> PathBuf {
+fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -214,3 +221,6 @@ fn loops() -> io::Result<Vec<Loop>> {
     }
     Ok(loops)
 }
+
+#[cfg(test)]
+mod tests;
