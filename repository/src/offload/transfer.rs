@@ -157,6 +157,32 @@ type Preparing = Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>;
 
 type Look = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+/// The put of a stretch's pack, if it has one.
+type Put = AbortOnDropHandle<Result<()>>;
+
+/// Returns a stretch once its pack is stored.
+async fn put_to_its_end((stretch, put): (Stretch, Put)) -> Result<Stretch> {
+    joined(put.await)??;
+    Ok(stretch)
+}
+
+/// The put of the last stretch's pack, which is entered in the level before it has ended.
+#[must_use = "the root must not be committed before it has ended"]
+pub(super) struct LastPut(Option<Put>);
+
+impl LastPut {
+    /// Waits until the pack is stored.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn stored(self) -> Result<()> {
+        match self.0 {
+            Some(put) => joined(put.await)?,
+            None => Ok(()),
+        }
+    }
+}
+
 impl Transfer {
     pub(super) fn new(
         repository: &Repository,
@@ -195,7 +221,8 @@ impl Transfer {
         }
     }
 
-    /// Takes up everything the scan gathers, and stores it.
+    /// Takes up everything the scan gathers, and stores it but for the last pack, which is on its way in the end: what the
+    /// journal says of that is that it may be stored.
     ///
     /// # Errors
     /// `Cancelled` where the snapshot is no longer wanted, `Corrupt` where the snapshot compared with is damaged, and
@@ -206,26 +233,29 @@ impl Transfer {
         mut comparison: Comparison,
         level: &mut Level,
         journal: &mut Journal,
-    ) -> Result<()> {
+    ) -> Result<LastPut> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let mut preparing: FuturesOrdered<Preparing> = FuturesOrdered::new();
         let mut puts = FuturesOrdered::new();
         let mut looks: FuturesUnordered<Look> = FuturesUnordered::new();
         let mut scanning = true;
         self.draft.position = level.position;
-        while scanning || !preparing.is_empty() || !puts.is_empty() {
+        // Up to where stretches were ended.
+        let mut ended = level.position;
+        while scanning || !preparing.is_empty() {
             tokio::select! {
                 biased;
                 Some(look) = looks.next() => look?,
                 Some(stretch) = puts.next() => {
-                    self.stored(joined(stretch)??, level, journal).await?;
+                    self.stored(stretch?, level, journal).await?;
                     if self.stretches.is_multiple_of(STRETCHES_BETWEEN_LOOKS) && looks.is_empty() {
                         looks.push(self.look());
                     }
                 }
                 Some(prepared) = preparing.next(), if puts.len() < PUTS => {
                     if self.place(prepared?) {
-                        puts.push_back(self.put_stretch(journal, false).await?);
+                        puts.push_back(put_to_its_end(self.put_stretch(journal, false).await?));
+                        ended = self.draft.position;
                     }
                 }
                 next = gathered.recv(), if scanning && preparing.len() < 2 * cores => match next {
@@ -235,13 +265,16 @@ impl Transfer {
             }
         }
         // A scan that failed leaves something behind its last mark, and its error is the caller's to find.
-        if self.draft.position > level.position && !self.draft.unmarked {
-            puts.push_back(self.put_stretch(journal, true).await?);
+        let mut last = None;
+        if self.draft.position > ended && !self.draft.unmarked {
+            last = Some(self.put_stretch(journal, true).await?);
         }
         while let Some(stretch) = puts.next().await {
-            self.stored(joined(stretch)??, level, journal).await?;
+            self.stored(stretch?, level, journal).await?;
         }
-        Ok(())
+        let Some((stretch, put)) = last else { return Ok(LastPut(None)) };
+        level.enter(&stretch)?;
+        Ok(LastPut(Some(put)))
     }
 
     /// Starts to hash and compress a chunk.
@@ -335,11 +368,7 @@ impl Transfer {
     }
 
     /// Ends the stretch, writes it down and starts to put its pack, if it filled one.
-    async fn put_stretch(
-        &mut self,
-        journal: &mut Journal,
-        is_last: bool,
-    ) -> Result<AbortOnDropHandle<Result<Stretch>>> {
+    async fn put_stretch(&mut self, journal: &mut Journal, is_last: bool) -> Result<(Stretch, Put)> {
         let mut draft = std::mem::take(&mut self.draft);
         self.draft.position = draft.position;
         let mut object = self.pack.take().map(|(position, pack)| {
@@ -366,15 +395,16 @@ impl Transfer {
         }
         let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
         let progress = self.progress.clone();
-        Ok(AbortOnDropHandle::new(self.worker.tracker().spawn(async move {
+        let put = self.worker.tracker().spawn(async move {
             if let Some((reference, bytes)) = object {
                 let length = bytes.len();
                 bandwidth.acquire(length).await;
                 repository.store().put_new(&reference.key(), bytes).await?;
                 progress.add_moved(length as u64);
             }
-            Ok(stretch)
-        })))
+            Ok(())
+        });
+        Ok((stretch, AbortOnDropHandle::new(put)))
     }
 
     /// Writes down that a stretch is stored, and enters it in the level.
@@ -425,6 +455,7 @@ impl Transfer {
 
     /// Puts a run and returns how to refer to it.
     pub(super) async fn put_run(&self, finished: Finished) -> Result<RunReference> {
+        run::remember(&self.repository, &finished);
         let Finished { reference, bytes } = finished;
         let length = bytes.len();
         self.bandwidth.acquire(length).await;

@@ -17,6 +17,7 @@ mod keys;
 pub(crate) mod names;
 mod opening;
 mod readable;
+mod recent;
 mod relocations;
 mod repacking;
 mod reserve;
@@ -29,6 +30,7 @@ mod volumes;
 pub use keys::Slot;
 pub(crate) use readable::Found;
 pub use readable::{DamagedRoot, Readable};
+pub(crate) use recent::End;
 
 use std::{fmt, sync::Arc};
 
@@ -63,6 +65,7 @@ struct Inner {
     seams: Seams,
     roots: root_cache::RootCache,
     relocations: pack::Relocations,
+    recent: recent::Recent,
 }
 
 impl fmt::Debug for Inner {
@@ -99,6 +102,17 @@ pub enum SnapshotState {
     Gone(Tombstone),
 }
 
+impl SnapshotState {
+    /// The root, where the snapshot is committed.
+    #[must_use]
+    pub fn root(&self) -> Option<&Root> {
+        match self {
+            Self::Committed(root) => Some(root),
+            Self::Absent | Self::Gone(_) => None,
+        }
+    }
+}
+
 /// The outcome of a deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deletion {
@@ -132,6 +146,11 @@ impl Repository {
     /// Repacked packs that were met.
     pub(crate) fn relocations(&self) -> &pack::Relocations {
         &self.inner.relocations
+    }
+
+    /// What this process put or read lately.
+    pub(crate) fn recent(&self) -> &recent::Recent {
+        &self.inner.recent
     }
 
     /// The key that everything in it is sealed with.

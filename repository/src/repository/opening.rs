@@ -83,6 +83,7 @@ impl Repository {
 
     fn assemble(store: Store, uuid: Uuid, data_key: DataKey, seams: Seams) -> Self {
         let (roots, relocations) = (RootCache::default(), Relocations::default());
-        Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots, relocations }) }
+        let recent = super::recent::Recent::default();
+        Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots, relocations, recent }) }
     }
 }
