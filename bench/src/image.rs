@@ -36,6 +36,11 @@ pub(crate) fn fill_padded(seed: u64, window: u64, buffer: &mut [u8]) {
     fill(Texture::Padded, seed, window, buffer);
 }
 
+/// Fills a window with what does not compress and is like no other window.
+pub(crate) fn fill_noise(seed: u64, window: u64, buffer: &mut [u8]) {
+    fill(Texture::Noise, seed, window, buffer);
+}
+
 fn fill(texture: Texture, seed: u64, window: u64, buffer: &mut [u8]) {
     let mut state = mixed(seed, window);
     let mut next = || {
@@ -92,7 +97,7 @@ fn mixed(seed: u64, window: u64) -> u64 {
 }
 
 /// The finaliser of SplitMix64.
-fn scrambled(mut value: u64) -> u64 {
+pub(crate) fn scrambled(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)

@@ -3,6 +3,7 @@
 //! ```text
 //! [figures]    what is measured, one file each; each makes figures of the report
 //! [report]     the table for people, the JSON lines for programs, the exit status
+//! [link]       a slow link, counted
 //! [limit]      what the machine could do at best
 //! [estate]     a repository with many snapshots of many volumes
 //! [image]      the volumes' images, made up from a seed
@@ -17,6 +18,7 @@ mod estate;
 mod figures;
 mod image;
 mod limit;
+mod link;
 mod observed;
 mod process;
 mod report;

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod collection;
 pub(crate) mod deduplication;
+pub(crate) mod link;
 pub(crate) mod listing;
 
 use crate::{Arguments, report::Report};
@@ -16,12 +17,14 @@ pub(crate) enum Name {
     Check,
     /// How fast snapshots are listed, and what that asks of the store.
     Listing,
+    /// Round trips, requests and rates on a slow link.
+    Link,
     /// What equal volumes take together.
     Deduplication,
 }
 
 impl Name {
-    const ALL: [Self; 4] = [Self::Check, Self::Listing, Self::Deduplication, Self::Collection];
+    const ALL: [Self; 5] = [Self::Check, Self::Listing, Self::Deduplication, Self::Collection, Self::Link];
 }
 
 /// Measures what the arguments ask for.
@@ -31,6 +34,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
         match name {
             Name::Collection => collection::measure(arguments, report).await?,
             Name::Check => check::measure(arguments, report).await?,
+            Name::Link => link::measure(arguments, report).await?,
             Name::Listing => listing::measure(arguments, report).await?,
             Name::Deduplication => deduplication::measure(arguments, report).await?,
         }

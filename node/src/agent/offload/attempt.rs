@@ -161,7 +161,7 @@ impl Agent {
         let request = self.request(cut, &record, &chosen, cancel.clone()).await?;
         tracing::debug!(against = ?chosen.against, "offloading");
         cut.set_status(Status::Offloading);
-        let work = self.repository().offload(request);
+        let work = self.repository().offload_to_commit(request);
         tokio::pin!(work);
         let base_goes = async {
             match &chosen.base {
@@ -169,14 +169,22 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            result = &mut work => return Ok(result?),
-            () = cut.removal().cancelled() => {}
-            () = base_goes => {}
-        }
-        cancel.cancel();
-        // Awaited to its end: until then it may read the images.
-        Ok(work.await?)
+        let committed = tokio::select! {
+            committed = &mut work => committed,
+            () = cut.removal().cancelled() => {
+                cancel.cancel();
+                // Awaited to its end: until then it may read the images.
+                work.await
+            }
+            () = base_goes => {
+                cancel.cancel();
+                work.await
+            }
+        };
+        let (root, leftover) = committed?;
+        // Nobody waits for it but the agent's end.
+        self.0.tasks.spawn(leftover.clear());
+        Ok(root)
     }
 
     async fn request(&self, cut: &Cut, record: &Record, chosen: &Chosen, cancel: CancellationToken) -> Result<Request> {
