@@ -92,7 +92,8 @@ fn fill(texture: Texture, seed: u64, window: u64, buffer: &mut [u8]) {
     }
 }
 
-fn mixed(seed: u64, window: u64) -> u64 {
+/// A number that looks random, of a seed and another number.
+pub(crate) fn mixed(seed: u64, window: u64) -> u64 {
     scrambled(seed.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ window)
 }
 
