@@ -11,6 +11,11 @@
 //!
 //! overcommit = 4.0               # how many times the pool's capacity may be promised
 //! offloads = 2                   # offloads at once
+//! upload_bandwidth = "100MiB"    # bytes a second that all offloads together send; without it there is no limit
+//! download_bandwidth = "100MiB"  # bytes a second that all hydrations together fetch
+//! io_bandwidth = "200MiB"        # bytes a second that all offloads together read of the pool
+//! waiting_cuts = 512             # snapshots that may wait to be offloaded; further ones are refused
+//! waiting_cuts_per_volume = 16   # of one volume
 //! freeze_limit_ms = 5000         # longest that writers are ever held
 //! snapshot_wait_ms = 2000        # how long CreateSnapshot waits for a small offload to end
 //! max_volumes = 100              # most volumes that may be published to the node; without it only room limits them
@@ -38,7 +43,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use varve_node::pool::{Kind, Location};
+use varve_node::{
+    config::OffloadLimits,
+    pool::{Kind, Location},
+};
 
 use crate::{
     arguments::{PoolFilesystem, RepositoryAccess, Standalone},
@@ -60,6 +68,11 @@ pub(crate) struct File {
     key_file: Option<PathBuf>,
     overcommit: Option<f64>,
     offloads: Option<usize>,
+    upload_bandwidth: Option<Size>,
+    download_bandwidth: Option<Size>,
+    io_bandwidth: Option<Size>,
+    waiting_cuts: Option<usize>,
+    waiting_cuts_per_volume: Option<usize>,
     freeze_limit_ms: Option<u64>,
     snapshot_wait_ms: Option<u64>,
     max_volumes: Option<u32>,
@@ -118,6 +131,15 @@ pub(crate) struct Access {
     pub(crate) key_config: Option<PathBuf>,
 }
 
+/// Most bytes a second that go between the node and the store; none where there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    /// Of all offloads together.
+    pub(crate) upload: Option<u64>,
+    /// Of all hydrations together.
+    pub(crate) download: Option<u64>,
+}
+
 /// All that `varve standalone` needs, once arguments and configuration are put together.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -127,6 +149,8 @@ pub(crate) struct Settings {
     pub(crate) node: varve_node::config::Config,
     /// The repository.
     pub(crate) access: Access,
+    /// Most bytes a second to send, and to fetch.
+    pub(crate) bandwidth: Bandwidth,
     /// How long CreateSnapshot waits for a small offload to end.
     pub(crate) snapshot_wait: Duration,
     /// How long calls in flight are given at the end.
@@ -137,6 +161,12 @@ pub(crate) struct Settings {
 
 /// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
 const LONGEST_NODE_ID: usize = 192;
+
+/// Most snapshots that may be let wait.
+const MOST_WAITING: usize = 100_000;
+
+/// The least that a bandwidth may be limited to, in bytes a second.
+const SLOWEST: u64 = 64 << 10;
 
 /// How many times the pool's capacity may be promised. Images are sparse and proxies' volumes are mostly empty; that the
 /// pool runs full is watched for, see `docs/decisions/`.
@@ -236,6 +266,7 @@ impl File {
                 pool: self.pool(arguments)?,
                 overcommit: self.overcommit()?,
                 offloads: within("offloads", self.offloads.unwrap_or(2), 1, 64)?,
+                offload_limits: self.offload_limits()?,
                 freeze_limit: Duration::from_millis(within(
                     "freeze_limit_ms",
                     self.freeze_limit_ms.unwrap_or(5_000),
@@ -246,6 +277,10 @@ impl File {
                 max_volumes: self.max_volumes()?,
             },
             access: self.access(&arguments.repository)?,
+            bandwidth: Bandwidth {
+                upload: rate("upload_bandwidth", self.upload_bandwidth)?,
+                download: rate("download_bandwidth", self.download_bandwidth)?,
+            },
             snapshot_wait: Duration::from_millis(within(
                 "snapshot_wait_ms",
                 self.snapshot_wait_ms.unwrap_or(2_000),
@@ -257,6 +292,18 @@ impl File {
                 0 => None,
                 hours => Some(Duration::from_secs(hours * 3600)),
             },
+        })
+    }
+
+    fn offload_limits(&self) -> Result<OffloadLimits, Usage> {
+        let usual = OffloadLimits::default();
+        let waiting = within("waiting_cuts", self.waiting_cuts.unwrap_or(usual.waiting), 1, MOST_WAITING)?;
+        let of_volume = self.waiting_cuts_per_volume.unwrap_or(usual.waiting_of_volume);
+        Ok(OffloadLimits {
+            waiting_of_volume: within("waiting_cuts_per_volume", of_volume, 1, MOST_WAITING)?,
+            waiting,
+            io_bandwidth: rate("io_bandwidth", self.io_bandwidth)?,
+            ..usual
         })
     }
 
@@ -330,6 +377,16 @@ impl File {
         } else {
             Err(Usage(format!("overcommit is {overcommit}: expected 0.1 to 100")))
         }
+    }
+}
+
+/// Checks a limit of bytes a second: one that is meant as a size by mistake, or as bits, would stop everything.
+fn rate(key: &str, rate: Option<Size>) -> Result<Option<u64>, Usage> {
+    match rate {
+        Some(rate) if rate.bytes() < SLOWEST => {
+            Err(Usage(format!("{key} is {rate}: expected 64KiB (a second) or more, or no such key")))
+        }
+        rate => Ok(rate.map(Size::bytes)),
     }
 }
 

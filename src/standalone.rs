@@ -65,6 +65,8 @@ pub(crate) async fn run(arguments: Standalone) -> anyhow::Result<()> {
     let shutdown = signal::watch(Second::Exits)?;
 
     let repository = repository::open_or_init(&settings.access).await?;
+    repository.upload_bandwidth().set(settings.bandwidth.upload);
+    repository.download_bandwidth().set(settings.bandwidth.download);
     let location = settings.node.pool.clone();
     let pool = spawn_blocking(move || Pool::open(&location)).await?.context("opening the pool")?;
     let agent = Agent::start(settings.node.clone(), pool, repository).await.context("starting the agent")?;

@@ -23,6 +23,7 @@
 //! 1 (a root restores byte for byte), 2 (nothing reachable is deleted), 3 (crash safety of the commit),
 //! 6 (a flipped bit is detected before it reaches a volume) and 8 (bounded memory).
 
+pub mod bandwidth;
 pub mod block;
 pub mod check;
 pub mod collect;

@@ -41,7 +41,8 @@ impl Scene {
         let mut request = image::request(&repository, "second", &self.cut, base(&self.first));
         request.journal = journal;
         // Packs of 4 MiB instead of 32; the clock is paused, so that nothing waits.
-        request.parameters = OffloadParameters { compression: Some(1), bandwidth: Some(1 << 20) };
+        request.parameters =
+            OffloadParameters { compression: Some(1), bandwidth: Some(1 << 20), ..OffloadParameters::default() };
         repository.offload(request).await
     }
 

@@ -271,7 +271,7 @@ async fn an_interrupted_offload_decides_nothing() {
     let cut = image.cut();
     let mut slow = request(&repository, "slow", &cut, Against::Nothing);
     // So slow that it would take hours.
-    slow.parameters = OffloadParameters { compression: None, bandwidth: Some(1000) };
+    slow.parameters = OffloadParameters { compression: None, bandwidth: Some(1000), ..OffloadParameters::default() };
     let (snapshot, cancel) = (slow.description.id, slow.cancel.clone());
     let running = tokio::spawn({
         let repository = repository.clone();
@@ -402,7 +402,8 @@ async fn a_failed_read_is_told_and_made_good_by_the_next_attempt() {
             request.source = source;
             request.journal = Some(journal.clone());
             // Packs of 4 MiB, so that there is something to go on from.
-            request.parameters = OffloadParameters { compression: Some(0), bandwidth: Some(1 << 20) };
+            request.parameters =
+                OffloadParameters { compression: Some(0), bandwidth: Some(1 << 20), ..OffloadParameters::default() };
             repository.offload(request)
         };
         let error = attempt(Arc::new(Failing { cut: cut.clone(), at })).await.unwrap_err();

@@ -81,11 +81,33 @@ fn numbers_out_of_range_are_refused() {
         ("freeze_limit_ms = 0", "freeze_limit_ms"),
         ("snapshot_wait_ms = 90000", "snapshot_wait_ms"),
         ("max_volumes = 0", "max_volumes"),
+        ("waiting_cuts = 0", "waiting_cuts"),
+        ("waiting_cuts_per_volume = 200000", "waiting_cuts_per_volume"),
+        ("upload_bandwidth = '1000'", "upload_bandwidth is 1000 B"),
+        ("download_bandwidth = '63KiB'", "download_bandwidth"),
+        ("io_bandwidth = 1", "io_bandwidth"),
         ("grace_seconds = 4000", "grace_seconds"),
         ("collect_hours = 10000", "collect_hours"),
     ] {
         let error = File::parse(text).expect(text).settings(&standalone()).expect_err(text).to_string();
         assert!(error.contains(name) && error.contains("expected"), "{error}");
+    }
+}
+
+#[test]
+fn limits_are_bytes_a_second_and_none_unless_they_are_set() {
+    let settings = File::default().settings(&standalone()).expect("all that is needed is there");
+    assert_eq!(settings.bandwidth, Bandwidth { upload: None, download: None });
+    assert_eq!(settings.node.offload_limits, OffloadLimits::default());
+    let text = "upload_bandwidth = '100MiB'\ndownload_bandwidth = '10MB'\nio_bandwidth = '64KiB'\nwaiting_cuts = 7\n\
+                waiting_cuts_per_volume = 3\n";
+    let settings = File::parse(text).expect("it is well formed").settings(&standalone()).expect("it is within range");
+    assert_eq!(settings.bandwidth, Bandwidth { upload: Some(100 << 20), download: Some(10_000_000) });
+    let limits =
+        OffloadLimits { waiting_of_volume: 3, waiting: 7, io_bandwidth: Some(64 << 10), ..OffloadLimits::default() };
+    assert_eq!(settings.node.offload_limits, limits);
+    for text in ["upload_bandwidth = 'fast'", "io_bandwidth = 0", "download_bandwidth = '-1MiB'"] {
+        File::parse(text).expect_err(text);
     }
 }
 

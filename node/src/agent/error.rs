@@ -81,6 +81,30 @@ pub enum Error {
         #[source]
         source: NoRoom,
     },
+    /// Too many cuts of the volume wait.
+    #[error(
+        "{waiting} snapshots of volume {volume} wait to be offloaded and at most {most} may (waiting_cuts_per_volume): try \
+         again when one of them is ready, or delete some"
+    )]
+    Backlog {
+        /// The volume.
+        volume: VolumeId,
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        most: usize,
+    },
+    /// Too many cuts of all volumes wait.
+    #[error(
+        "{waiting} snapshots on this node wait to be offloaded and at most {most} may (waiting_cuts): try again when some \
+         are ready, or delete some"
+    )]
+    NodeBacklog {
+        /// How many wait, with those of this call that were let through.
+        waiting: usize,
+        /// How many may.
+        most: usize,
+    },
     /// A volume is to be filled with more than it holds.
     #[error("a volume of {bytes} bytes cannot hold its source of {source_bytes} bytes")]
     Smaller {
@@ -133,7 +157,8 @@ impl Error {
             Self::Room { growing: true, source: NoRoom::LargerThanPool { .. }, .. } | Self::Smaller { .. } => {
                 Code::OutOfRange
             }
-            Self::Room { .. } => Code::ResourceExhausted,
+            // Nothing was cut, so the call has failed: `ABORTED` would say that it goes on.
+            Self::Room { .. } | Self::Backlog { .. } | Self::NodeBacklog { .. } => Code::ResourceExhausted,
             Self::Cut(making::Error::Freeze(_)) => Code::Aborted,
             Self::Cut(making::Error::System { source, .. }) | Self::System { source, .. } => of_system(source),
             Self::Repository(error) if error.kind() == ErrorKind::Local => {

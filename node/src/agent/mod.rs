@@ -37,6 +37,7 @@ use std::{future::Future, sync::Arc};
 pub use ailment::{Ailment, Severity};
 pub use error::Error;
 use error::Result;
+pub use offload::Standing;
 pub use reconcile::StartError;
 use tokio_util::{
     sync::CancellationToken,

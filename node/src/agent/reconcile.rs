@@ -114,7 +114,7 @@ pub(super) async fn start(config: Config, pool: Pool, repository: Repository) ->
         volumes = volumes.list().len(), cuts = cuts.list().len(), "the pool is in order"
     );
     let agent = Agent(std::sync::Arc::new(Inner {
-        offloads: Offloads::new(config.offloads),
+        offloads: Offloads::new(config.offloads, &config.offload_limits),
         strays: Strays::default(),
         config,
         pool,

@@ -159,6 +159,9 @@ impl Agent {
             }
             return Ok(known);
         }
+        if wanted.durability == Durability::Bucket {
+            self.admit_cuts(wanted.members.iter().map(|member| member.volume))?;
+        }
         let volumes = wanted
             .members
             .iter()

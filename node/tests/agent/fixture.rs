@@ -93,6 +93,7 @@ impl Site {
             pool: self.location(name),
             overcommit: 2.0,
             offloads: 2,
+            offload_limits: Default::default(),
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,
@@ -101,7 +102,11 @@ impl Site {
 
     /// Starts the node of that name, on the pool that it left or on a new one.
     pub(crate) async fn node(&self, name: &str) -> Node {
-        let config = self.config(name);
+        self.start(self.config(name)).await
+    }
+
+    /// Starts a node that is configured so.
+    pub(crate) async fn start(&self, config: Config) -> Node {
         let pool = Pool::open(&config.pool).expect("a pool");
         let agent = Agent::start(config, pool, self.repository.clone()).await.expect("the agent starts");
         Node { agent, mounts: self.folder.path().join("mounts") }

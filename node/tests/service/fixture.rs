@@ -83,6 +83,7 @@ impl Site {
             pool: Location::Image { file, bytes: 2048 * MIB, filesystem: self.kind },
             overcommit: 2.0,
             offloads: 1,
+            offload_limits: Default::default(),
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,

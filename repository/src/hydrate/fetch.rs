@@ -68,7 +68,12 @@ impl Fetcher {
     /// Reads the chunks, again where the store fails for a moment.
     async fn read(&self, read: &Read) -> Result<Chunks> {
         let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
+        let bytes = match (wanted.first(), wanted.last()) {
+            (Some((_, first)), Some((_, last))) => u64::from(last.end()).saturating_sub(first.offset.into()),
+            _ => 0,
+        };
         let patiently = async {
+            self.repository.download_bandwidth().acquire(bytes).await;
             let mut patience = Patience::default();
             loop {
                 match pack::read_chunks(&self.repository, &read.pack, &wanted).await {

@@ -22,7 +22,6 @@
 //! with a new upload id.
 
 mod attempt;
-mod bandwidth;
 mod begin;
 mod compare;
 mod dedup;

@@ -28,7 +28,6 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    bandwidth::Bandwidth,
     compare::{Candidate, Comparison},
     dedup::{Index, Known},
     gather::{Gathered, Gathering, Mark},
@@ -37,6 +36,7 @@ use super::{
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
+    bandwidth::Bandwidth,
     block::{BLOCK_SIZE, BlockRange, Blocks},
     id::{ChunkId, PackId, SnapshotId, UploadId},
     mutation::Mutation,
@@ -75,7 +75,7 @@ pub(super) struct Transfer {
     pub(super) snapshot: SnapshotId,
     pub(super) upload: UploadId,
     pub(super) worker: Worker,
-    pub(super) bandwidth: Arc<Bandwidth>,
+    pub(super) bandwidth: Bandwidth,
     pub(super) progress: Progress,
     compressor: Arc<Compressor>,
     index: Arc<Index>,
@@ -192,14 +192,14 @@ impl Transfer {
         parameters: &OffloadParameters,
         progress: &Progress,
     ) -> Self {
-        let bandwidth = Bandwidth::new(parameters.bandwidth);
+        let bandwidth = repository.upload_bandwidth().within(parameters.bandwidth);
         Self {
             repository: repository.clone(),
             snapshot,
             upload,
             worker: worker.clone(),
             pack_bytes: bandwidth.object_bytes(PACK_BYTES),
-            bandwidth: Arc::new(bandwidth),
+            bandwidth,
             progress: progress.clone(),
             compressor: Arc::new(Compressor::new(parameters.compression)),
             index: Arc::default(),
@@ -393,14 +393,14 @@ impl Transfer {
         if is_last && self.broken(Mutation::RootBeforePacks) {
             self.withheld = object.take();
         }
-        let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
+        let (repository, bandwidth) = (self.repository.clone(), self.bandwidth.clone());
         let progress = self.progress.clone();
         let put = self.worker.tracker().spawn(async move {
             if let Some((reference, bytes)) = object {
-                let length = bytes.len();
+                let length = bytes.len() as u64;
                 bandwidth.acquire(length).await;
                 repository.store().put_new(&reference.key(), bytes).await?;
-                progress.add_moved(length as u64);
+                progress.add_moved(length);
             }
             Ok(())
         });
@@ -457,10 +457,10 @@ impl Transfer {
     pub(super) async fn put_run(&self, finished: Finished) -> Result<RunReference> {
         run::remember(&self.repository, &finished);
         let Finished { reference, bytes } = finished;
-        let length = bytes.len();
+        let length = bytes.len() as u64;
         self.bandwidth.acquire(length).await;
         self.repository.store().put_new(&run::key(reference.id), bytes).await?;
-        self.progress.add_moved(length as u64);
+        self.progress.add_moved(length);
         Ok(reference)
     }
 }

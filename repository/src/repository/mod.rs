@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use crate::{
     Result,
+    bandwidth::Bandwidth,
     crypto::DataKey,
     format::{envelope, header::Kind},
     pack,
@@ -66,6 +67,8 @@ struct Inner {
     roots: root_cache::RootCache,
     relocations: pack::Relocations,
     recent: recent::Recent,
+    upload: Bandwidth,
+    download: Bandwidth,
 }
 
 impl fmt::Debug for Inner {
@@ -141,6 +144,19 @@ impl Repository {
     #[must_use]
     pub fn seams(&self) -> &Seams {
         &self.inner.seams
+    }
+
+    /// The limit on what all who share this handle send: packs and runs, of offloads and of repacking. There is none
+    /// until it is [set](Bandwidth::set).
+    #[must_use]
+    pub fn upload_bandwidth(&self) -> &Bandwidth {
+        &self.inner.upload
+    }
+
+    /// The limit on what hydrations by this handle fetch. There is none until it is [set](Bandwidth::set).
+    #[must_use]
+    pub fn download_bandwidth(&self) -> &Bandwidth {
+        &self.inner.download
     }
 
     /// Repacked packs that were met.

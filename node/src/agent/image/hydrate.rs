@@ -76,6 +76,7 @@ impl Agent {
         target: ImageTarget,
         cancel: &CancellationToken,
     ) -> varve_repository::Result<Statistics> {
+        let _first = self.0.offloads.make_way();
         let progress = Progress::default();
         let work = self.repository().hydrate(root, Arc::new(target), progress.clone(), cancel.clone());
         tokio::pin!(work);

@@ -225,12 +225,13 @@ impl Agent {
         .await
     }
 
-    /// Changes how a volume's snapshots are offloaded, from the next attempt on.
+    /// Changes how a volume's snapshots are offloaded, also of one that is under way.
     pub(super) async fn modify_image(&self, id: VolumeId, offload: OffloadParameters) -> Result<()> {
         let agent = self.clone();
         self.run(async move {
             let held = agent.hold(id)?;
             let volume = agent.volumes().get(&id).ok_or(Error::NoVolume(id))?;
+            let changes = volume.record().offload != offload;
             agent
                 .block(move |_| {
                     let _held = held;
@@ -239,7 +240,11 @@ impl Agent {
                         .map_err(Error::system("writing the record of", volume.folder()))?;
                     Ok(())
                 })
-                .await
+                .await?;
+            if changes {
+                agent.parameters_changed(id);
+            }
+            Ok(())
         })
         .await
     }
