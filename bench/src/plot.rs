@@ -74,12 +74,13 @@ pub(crate) fn draw(from: &Path, to: &Path) -> anyhow::Result<()> {
     let text = fs::read(&run).with_context(|| format!("opening {}", run.display()))?;
     let run: Run = serde_json::from_slice(&text).with_context(|| format!("reading {}", run.display()))?;
 
+    let foot = format!("{}{}", run.machine, if run.quick { ", the smaller form" } else { "" });
     fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
     let mut charts = vec![("promises".to_owned(), promises(&lines))];
     charts.extend(contests(&run.samples));
     for (name, chart) in charts.iter().filter(|(_, chart)| !chart.bars.is_empty()) {
         let path = to.join(format!("{}.svg", name.replace('.', "-")));
-        fs::write(&path, chart.svg(&run.machine.to_string())).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(&path, chart.svg(&foot)).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::{
     Arguments,
     disk::{self, blocking},
     image::WINDOW_BYTES,
+    limit::median,
     report::{Bound, Figure, Report},
     rivals,
     subject::{Place, Subject},
@@ -64,7 +65,7 @@ struct Size {
 
 const FULL: Size =
     Size { bytes: 8 << 30, capacity: 100 << 30, pool: "110GiB", rounds: 5, times: Bound::AtLeast(TIMES) };
-const QUICK: Size = Size { bytes: 512 << 20, capacity: 6400 << 20, pool: "8GiB", rounds: 3, times: Bound::Shown };
+const QUICK: Size = Size { bytes: 256 << 20, capacity: 3200 << 20, pool: "4GiB", rounds: 3, times: Bound::Shown };
 
 /// What the store was asked to keep for one snapshot.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +111,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
     clone(&source.cut(&full), &before)?;
     let mut contest = Contest::default();
     let (mut sent, mut changed, mut last) = (Vec::new(), Changed::default(), full);
+    let mut offloads = Vec::new();
     for round in 0..size.rounds {
         let folder = source.mounted()?.to_owned();
         blocking(move || tree::overwrite(&folder, SEED + 1 + round as u64, WRITES)).await?;
@@ -121,7 +123,9 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
                 None => {
                     let objects = objects(&place.repository())?;
                     let (snapshot, taken) = source.back_up(&format!("round-{round}")).await?;
-                    ensure!(source.root(&snapshot).await?.base.is_some(), "the snapshot is an incremental one");
+                    let root = source.root(&snapshot).await?;
+                    ensure!(root.base.is_some(), "the snapshot is an incremental one");
+                    offloads.push(root.statistics.offload_millis as f64 / 1000.0);
                     sent.push(Sent::since(&objects, &place.repository())?);
                     last = snapshot;
                     taken
@@ -142,6 +146,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
     drop(rivals);
     blocking(move || fs::remove_dir_all(theirs).context("removing the rivals' repositories")).await?;
     verify(&place, source, &last).await?;
+    report.add(Figure::new("incremental.offload", median(offloads), "s", Bound::Shown));
     add(report, &contest, &sent, changed, size.times);
     Ok(())
 }
