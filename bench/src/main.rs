@@ -13,6 +13,8 @@
 //! [estate]     a repository with many snapshots of many volumes
 //! [image]      the volumes' images, made up from a seed
 //! [observed]   a store that counts what it is asked
+//! [bed]        a driver with a pool of its own, and volumes on it
+//! [fio]        fio, and what it measured
 //! [process]    what a process took; measuring in a process of its own
 //! [disk]       caches dropped before something is measured, writes settled after it
 //! ```
@@ -23,9 +25,11 @@
 //! # Cancellation
 //! SIGINT and SIGTERM end a run: programs that it started are killed, and everything that it made is unmounted and removed.
 
+mod bed;
 mod disk;
 mod estate;
 mod figures;
+mod fio;
 mod image;
 mod limit;
 mod link;

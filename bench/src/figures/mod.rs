@@ -9,6 +9,9 @@ pub(crate) mod fleet;
 pub(crate) mod incremental;
 pub(crate) mod link;
 pub(crate) mod listing;
+pub(crate) mod pause;
+pub(crate) mod snapshot;
+pub(crate) mod volume;
 
 use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
 
@@ -36,6 +39,12 @@ pub(crate) enum Name {
     Backup,
     /// A small change in a large volume, beside other programs.
     Incremental,
+    /// What a snapshot of an idle volume costs, and the memory that a large one takes.
+    Snapshot,
+    /// How long a snapshot holds a writer.
+    Pause,
+    /// How fast volumes are read and written.
+    Volume,
 }
 
 /// Measures what the arguments ask for, group by group: one that fails keeps no other from being measured.
@@ -63,6 +72,9 @@ async fn group(name: Name, arguments: &Arguments, report: &mut Report) -> anyhow
         Name::Link => link::measure(arguments, report).await,
         Name::Incremental => incremental::measure(arguments, report).await,
         Name::Backup => backup::measure(arguments, report).await,
+        Name::Snapshot => snapshot::measure(arguments, report).await,
+        Name::Pause => pause::measure(arguments, report).await,
+        Name::Volume => volume::measure(arguments, report).await,
     }
 }
 
