@@ -64,7 +64,7 @@ struct Ground<'a> {
 /// Measures it.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let size = if arguments.quick { QUICK } else { FULL };
-    disk::ensure_room(&arguments.folder, 4 * size.bytes)?;
+    disk::ensure_room(&arguments.folder, 13 * size.bytes / 4)?;
     let scratch = Scratch::within(&arguments.folder, "backup-").context("making a folder")?;
     report.say(&format!("backup: filling a volume with {} MiB", size.bytes >> 20));
     let ground = Ground::prepare(&scratch, &size).await?;

@@ -84,7 +84,7 @@ struct Changed {
 /// Measures it.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let size = if arguments.quick { QUICK } else { FULL };
-    disk::ensure_room(&arguments.folder, 4 * size.bytes)?;
+    disk::ensure_room(&arguments.folder, 3 * size.bytes)?;
     let scratch = Scratch::within(&arguments.folder, "incremental-").context("making a folder")?;
     let place = Place { folder: scratch.path().join("varve"), pool: size.pool, capacity: size.capacity };
     let theirs = scratch.path().join("rivals");
