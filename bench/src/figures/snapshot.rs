@@ -26,7 +26,9 @@ use crate::{
     report::{Bound, Figure, Report},
 };
 
-/// The pool is small, and a volume of 1 TiB is to be made on it.
+/// The pool's image, which is sparse: no volume may be larger than its pool.
+const POOL: &str = "1200GiB";
+/// All volumes together are promised more than that.
 const CONFIGURATION: &str = "overcommit = 100.0\n";
 
 /// How much is measured.
@@ -78,7 +80,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
 
 async fn idle(folder: &Path, names: &Names, size: Size, report: &mut Report) -> anyhow::Result<()> {
     report.say(&format!("snapshot: volumes of {} and {} extents on {}", size.extents, size.more_extents, names.pool));
-    let bed = Bed::start(folder, names.pool, "16GiB", CONFIGURATION).await?;
+    let bed = Bed::start(folder, names.pool, POOL, CONFIGURATION).await?;
     let mut volumes = Vec::new();
     for (name, bytes, wanted) in
         [("small", 1 << 30, size.extents), ("large", 1 << 40, size.extents), ("fragmented", 1 << 30, size.more_extents)]
@@ -127,7 +129,7 @@ fn uploaded(bed: &Bed, snapshot: &str) -> anyhow::Result<u64> {
 /// The memory of a driver that takes a full and an incremental snapshot of a volume of 1 TiB in many extents.
 async fn memory(folder: &Path, size: Size, report: &mut Report) -> anyhow::Result<()> {
     report.say(&format!("snapshot: a volume of 1 TiB in {} extents", size.most_extents));
-    let bed = Bed::start(folder, "xfs", "16GiB", CONFIGURATION).await?;
+    let bed = Bed::start(folder, "xfs", POOL, CONFIGURATION).await?;
     let capability = csi::block();
     let volume = bed.client.create(csi::volume("most", 1 << 40, &capability)).await.context("making a volume")?;
     let volume = bed.client.publish(&volume.volume_id, &capability).await.context("publishing a volume")?;
