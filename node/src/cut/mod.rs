@@ -18,6 +18,7 @@
 //! and then waits for the last lease.
 
 pub mod freeze;
+mod haste;
 pub(crate) mod keep;
 pub mod making;
 pub(crate) mod mounted;
@@ -25,6 +26,7 @@ mod record;
 mod registry;
 pub mod sentinel;
 mod stranded;
+mod tracker;
 
 use std::{
     io,

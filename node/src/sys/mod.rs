@@ -11,6 +11,8 @@ mod context;
 pub mod fiemap;
 pub mod freeze;
 pub mod loops;
+pub mod priority;
+pub mod trace;
 
 pub use context::Context;
 
