@@ -66,6 +66,17 @@ pub(crate) async fn open_or_init(access: &Access) -> anyhow::Result<Repository> 
     }
 }
 
+/// Opens the repository for one of several processes, and makes it where there is none yet; whoever comes first makes it.
+///
+/// No key is made here: processes that each made their own would not know one another.
+///
+/// # Errors
+/// `Usage` where no key is named, and the repository's.
+pub(crate) async fn open_shared(access: &Access) -> anyhow::Result<Repository> {
+    let master = key::required(access)?;
+    Ok(Repository::open_or_init(store(access)?, &master, Seams::system()).await?)
+}
+
 fn store(access: &Access) -> Result<Store, Error> {
     Store::open(&access.url, &access.store.pairs())
 }

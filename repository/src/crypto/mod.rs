@@ -6,7 +6,8 @@
 //!                                                                   ├─> names          keyed BLAKE3: ids of volumes, snapshots, groups
 //!                                                                   ├─> records        AES-256-GCM, random nonces
 //!                                                                   ├─> one key a pack AES-256-GCM, ordinals as nonces
-//!                                                                   └─> one key a run  AES-256-GCM, ordinals as nonces
+//!                                                                   ├─> one key a run  AES-256-GCM, ordinals as nonces
+//!                                                                   └─> authority      seed of the key that certifies processes
 //! ```
 //!
 //! # Invariants
@@ -20,6 +21,7 @@ mod master_key;
 mod object_cipher;
 mod slot;
 
+pub use data_key::AuthoritySeed;
 pub use master_key::MasterKey;
 pub use slot::{InvalidLabel, InvalidSlotId, Label, SlotId};
 

@@ -42,7 +42,7 @@ use uuid::Uuid;
 use crate::{
     Result,
     bandwidth::Bandwidth,
-    crypto::DataKey,
+    crypto::{AuthoritySeed, DataKey},
     format::{envelope, header::Kind},
     pack,
     record::snapshot::{Root, Tombstone},
@@ -138,6 +138,13 @@ impl Repository {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// The seed of the authority by which processes that opened this repository know one another. It stays the same
+    /// when master keys change.
+    #[must_use]
+    pub fn authority_seed(&self) -> AuthoritySeed {
+        self.inner.data_key.authority_seed()
     }
 
     /// The time and randomness it was opened with.

@@ -1,4 +1,5 @@
 //! The controller's way to the agent inside one process: gRPC over an in-memory stream, as it would be over a network.
+//! There is nobody else on such a stream, so nobody has to show who they are.
 
 use std::io;
 
@@ -21,10 +22,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Serves `routes` on connections of this process alone. They end, and with them the task, when `shutdown` is cancelled
 /// and the calls in flight are answered.
-pub(crate) fn link(
-    routes: Routes,
-    shutdown: CancellationToken,
-) -> (Channel, JoinHandle<Result<(), tonic::transport::Error>>) {
+pub fn link(routes: Routes, shutdown: CancellationToken) -> (Channel, JoinHandle<Result<(), tonic::transport::Error>>) {
     let (connections, accepted) = mpsc::channel::<DuplexStream>(1);
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, io::Error>);
     let server = tokio::spawn(async move {
