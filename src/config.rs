@@ -10,6 +10,8 @@
 //! key_file = "/var/lib/varve/master.key"
 //!
 //! overcommit = 4.0               # how many times the pool's capacity may be promised
+//! shed_bases_below = "10%"       # of the pool free, or a size: bases go until there is as much again
+//! refuse_snapshots_below = "5%"  # likewise: nothing is cut, and no volume made
 //! offloads = 2                   # offloads at once
 //! upload_bandwidth = "100MiB"    # bytes a second that all offloads together send; without it there is no limit
 //! download_bandwidth = "100MiB"  # bytes a second that all hydrations together fetch
@@ -53,7 +55,7 @@ pub(crate) use self::settings::{Bandwidth, Control, Discovery, NodeSettings, Set
 use crate::{
     arguments::{PoolFilesystem, RepositoryAccess},
     failure::Usage,
-    quantity::Size,
+    quantity::{Size, Watermark},
 };
 
 /// A configuration file as it is written; every key may be missing.
@@ -69,6 +71,8 @@ pub(crate) struct File {
     repository: Option<String>,
     key_file: Option<PathBuf>,
     overcommit: Option<f64>,
+    shed_bases_below: Option<Watermark>,
+    refuse_snapshots_below: Option<Watermark>,
     offloads: Option<usize>,
     upload_bandwidth: Option<Size>,
     download_bandwidth: Option<Size>,

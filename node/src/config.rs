@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use crate::{
     cut::{making::Hold, sentinel::Sentinel},
     pool::Location,
+    watermark::Marks,
 };
 
 /// Everything a node needs to start, apart from the repository.
@@ -16,6 +17,8 @@ pub struct Config {
     pub pool: Location,
     /// How many times the pool's capacity may be promised to volumes.
     pub overcommit: f64,
+    /// How little of the pool may be free before bases go, and before nothing is cut.
+    pub marks: Marks,
     /// Offloads under way at once.
     pub offloads: usize,
     /// What offloads keep to.

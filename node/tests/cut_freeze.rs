@@ -65,6 +65,10 @@ impl PoolFilesystem for Slow {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn reclaim(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn moving(&self) -> io::Result<bool> {
         Ok(false)
     }
@@ -199,6 +203,10 @@ impl PoolFilesystem for Compared {
 
     fn walks_extents(&self) -> bool {
         self.xfs.walks_extents()
+    }
+
+    fn reclaim(&self, root: &Path) -> io::Result<()> {
+        self.xfs.reclaim(root)
     }
 
     fn cut(&self, data: &Path, into: &Path) -> io::Result<()> {

@@ -12,6 +12,7 @@ use std::{
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
+    watermark::{Mark, Marks},
 };
 
 use super::{Access, File};
@@ -194,6 +195,7 @@ impl File {
             node_id: self.node_id(place)?,
             pool: self.pool(place)?,
             overcommit: self.overcommit()?,
+            marks: self.marks()?,
             offloads: within("offloads", self.offloads.unwrap_or(2), 1, 64)?,
             offload_limits: self.offload_limits()?,
             freeze_limit: Duration::from_millis(within(
@@ -274,6 +276,36 @@ impl File {
         self.max_volumes.map(|most| NonZeroU32::new(most).ok_or_else(refuse)).transpose()
     }
 
+    fn marks(&self) -> Result<Marks, Usage> {
+        let mut marks = Marks::default();
+        for (key, value, mark) in [
+            ("shed_bases_below", self.shed_bases_below, &mut marks.shed_bases_below),
+            ("refuse_snapshots_below", self.refuse_snapshots_below, &mut marks.refuse_snapshots_below),
+        ] {
+            *mark = value.map_or(*mark, Into::into);
+            if let Mark::Share(share) = *mark
+                && !(0.001..=0.5).contains(&share)
+            {
+                return Err(Usage(format!("{key} is {}%: expected 0.1% to 50%, or a size", share * 100.0)));
+            }
+        }
+        let (shed, refuse) = (marks.shed_bases_below, marks.refuse_snapshots_below);
+        let inverted = match (shed, refuse) {
+            (Mark::Share(shed), Mark::Share(refuse)) => refuse > shed,
+            (Mark::Bytes(shed), Mark::Bytes(refuse)) => refuse > shed,
+            // Which is more is known once the pool's size is; the smaller one counts then.
+            _ => false,
+        };
+        if inverted {
+            return Err(Usage(format!(
+                "refuse_snapshots_below is {}: expected at most shed_bases_below, which is {}",
+                shown(refuse),
+                shown(shed)
+            )));
+        }
+        Ok(marks)
+    }
+
     fn overcommit(&self) -> Result<f64, Usage> {
         let overcommit = self.overcommit.unwrap_or(OVERCOMMIT);
         if (0.1..=100.0).contains(&overcommit) {
@@ -305,6 +337,13 @@ fn rate(key: &str, rate: Option<Size>) -> Result<Option<u64>, Usage> {
             Err(Usage(format!("{key} is {rate}: expected 64KiB (a second) or more, or no such key")))
         }
         rate => Ok(rate.map(Size::bytes)),
+    }
+}
+
+fn shown(mark: Mark) -> String {
+    match mark {
+        Mark::Share(share) => format!("{}%", share * 100.0),
+        Mark::Bytes(bytes) => format!("{bytes} bytes"),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
+    watermark::{Mark, Marks},
 };
 
 use super::*;
@@ -127,6 +128,29 @@ fn limits_are_bytes_a_second_and_none_unless_they_are_set() {
     assert_eq!(settings.node.offload_limits, limits);
     for text in ["upload_bandwidth = 'fast'", "io_bandwidth = 0", "download_bandwidth = '-1MiB'"] {
         File::parse(text).expect_err(text);
+    }
+}
+
+#[test]
+fn watermarks_are_shares_or_sizes_in_their_order() {
+    let marks = |text: &str| {
+        let settings = File::parse(text).map_err(|error| error.to_string())?.settings(&standalone());
+        settings.map(|settings| settings.node.marks).map_err(|error| error.to_string())
+    };
+    assert_eq!(marks("").expect("there are defaults"), Marks::default());
+    let some = marks("shed_bases_below = '20GiB'\nrefuse_snapshots_below = '2.5%'").expect("both are right");
+    assert_eq!(some.shed_bases_below, Mark::Bytes(20 << 30));
+    assert_eq!(some.refuse_snapshots_below, Mark::Share(0.025));
+    for (text, name) in [
+        ("shed_bases_below = '60%'", "shed_bases_below is 60%: expected 0.1% to 50%"),
+        ("refuse_snapshots_below = '0%'", "refuse_snapshots_below is 0%: expected 0.1% to 50%"),
+        ("refuse_snapshots_below = 'nan%'", "refuse_snapshots_below is NaN%: expected"),
+        ("shed_bases_below = '4%'", "refuse_snapshots_below is 5%: expected at most shed_bases_below, which is 4%"),
+        ("shed_bases_below = 'much'", "as in \"10%\""),
+        ("shed_bases_below = '1GiB'\nrefuse_snapshots_below = '2GiB'", "expected at most shed_bases_below"),
+    ] {
+        let error = marks(text).expect_err(text);
+        assert!(error.contains(name), "{error}");
     }
 }
 

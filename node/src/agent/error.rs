@@ -105,6 +105,19 @@ pub enum Error {
         /// How many may.
         most: usize,
     },
+    /// Hardly anything of the pool is free.
+    #[error(
+        "the pool has {free} of {capacity} bytes free and at least {mark} are needed for this: delete volumes, or snapshots that \
+         are kept on the node; let offloads end; or grow the pool"
+    )]
+    Scarce {
+        /// What is free, in bytes.
+        free: u64,
+        /// All of it, in bytes.
+        capacity: u64,
+        /// What has to be free, in bytes.
+        mark: u64,
+    },
     /// A volume is to be filled with more than it holds.
     #[error("a volume of {bytes} bytes cannot hold its source of {source_bytes} bytes")]
     Smaller {
@@ -158,7 +171,9 @@ impl Error {
                 Code::OutOfRange
             }
             // Nothing was cut, so the call has failed: `ABORTED` would say that it goes on.
-            Self::Room { .. } | Self::Backlog { .. } | Self::NodeBacklog { .. } => Code::ResourceExhausted,
+            Self::Room { .. } | Self::Scarce { .. } | Self::Backlog { .. } | Self::NodeBacklog { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Cut(making::Error::Freeze(_)) => Code::Aborted,
             Self::Cut(making::Error::System { source, .. }) | Self::System { source, .. } => of_system(source),
             Self::Repository(error) if error.kind() == ErrorKind::Local => {

@@ -69,6 +69,7 @@ struct Inner {
     creations: image::Creations,
     offloads: offload::Offloads,
     strays: account::Strays,
+    space: space::Space,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -171,6 +172,6 @@ impl Agent {
     /// How much may be promised to volumes; blocks.
     fn limits(&self) -> Result<Limits> {
         let usage = self.0.pool.usage().map_err(Error::system("measuring", self.0.pool.root()))?;
-        Ok(Limits::new(usage.capacity, self.0.config.overcommit))
+        Ok(Limits::new(usage, self.0.config.overcommit, self.0.config.marks))
     }
 }

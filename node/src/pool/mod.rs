@@ -182,6 +182,13 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// The system's.
     fn remove(&self, data: &Path) -> io::Result<()>;
 
+    /// Has what was removed counted as free soon, and gives back what the file system on which `root` lies took ahead of
+    /// writes. It may end before everything is counted.
+    ///
+    /// # Errors
+    /// The system's.
+    fn reclaim(&self, root: &Path) -> io::Result<()>;
+
     /// Tells whether blocks may be moving at present (a btrfs balance), so that extent maps cannot be compared.
     ///
     /// # Errors

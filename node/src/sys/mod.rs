@@ -13,6 +13,7 @@ pub mod freeze;
 pub mod loops;
 pub mod priority;
 pub mod trace;
+pub mod xfs;
 
 pub use context::Context;
 

@@ -2,6 +2,7 @@
 
 mod fairness;
 mod fixture;
+mod full;
 mod gate;
 mod group;
 mod image;

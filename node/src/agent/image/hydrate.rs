@@ -36,6 +36,8 @@ impl Agent {
         };
         let bytes = root.description.capacity_bytes;
         fits(&wanted, bytes)?;
+        // An upper bound where runs overlap: a pool that it just fits in may refuse it, and none is filled by it.
+        self.require_room_for(root.statistics.data_bytes.min(bytes)).await?;
         let id = wanted.id;
         let (making, target) = self
             .block(move |agent| {

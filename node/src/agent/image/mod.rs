@@ -118,6 +118,7 @@ impl Agent {
     pub(super) async fn create_image(&self, wanted: Wanted) -> Result<(), Arc<Error>> {
         let _token = self.enter()?;
         let limits = self.block(Self::limits).await?;
+        let ample = self.require_room().await;
         let done = {
             let mut running = self.0.creations.running();
             match running.get(&wanted.id) {
@@ -128,6 +129,7 @@ impl Agent {
                     if let Some(volume) = self.volumes().get(&wanted.id) {
                         return Ok(is_as_wanted(&volume.record(), &wanted)?);
                     }
+                    ample?;
                     let room = self
                         .volumes()
                         .reserve(wanted.id, wanted.capacity_bytes, limits)
