@@ -105,7 +105,7 @@ impl Agent {
     /// connection failed, has a source or the code `UNKNOWN`, which agents do not use.
     fn explain(&self, status: Status) -> Status {
         if status.source().is_some() || status.code() == Code::Unknown {
-            let reason = status.source().map_or_else(|| status.message().to_owned(), |source| chain(source));
+            let reason = status.source().map_or_else(|| status.message().to_owned(), chain);
             Status::unavailable(format!("node {:?} cannot be reached: {reason}", self.node))
         } else {
             Status::new(status.code(), status.message())

@@ -250,7 +250,7 @@ fn invariant_1_a_cut_under_writes_is_the_image_as_it_was_while_they_were_held() 
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let block = (random >> 33) % 8192;
                 file.write_all_at(&random.to_ne_bytes().repeat(512), block * 4096).expect("written");
-                if block % 16 == 0 {
+                if block.is_multiple_of(16) {
                     file.sync_data().expect("synced");
                 }
             }

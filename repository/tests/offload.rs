@@ -270,8 +270,8 @@ async fn an_interrupted_offload_decides_nothing() {
     image.write_noise(0, 5000, &Seeded::new(11));
     let cut = image.cut();
     let mut slow = request(&repository, "slow", &cut, Against::Nothing);
-    // So slow that it would take hours.
-    slow.parameters = OffloadParameters { compression: None, bandwidth: Some(1000), ..OffloadParameters::default() };
+    // A pack goes every other second, so that there is one before there are all.
+    slow.parameters = OffloadParameters { bandwidth: Some(2 << 20), ..OffloadParameters::default() };
     let (snapshot, cancel) = (slow.description.id, slow.cancel.clone());
     let running = tokio::spawn({
         let repository = repository.clone();

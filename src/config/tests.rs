@@ -134,7 +134,7 @@ fn limits_are_bytes_a_second_and_none_unless_they_are_set() {
 #[test]
 fn watermarks_are_shares_or_sizes_in_their_order() {
     let marks = |text: &str| {
-        let settings = File::parse(text).map_err(|error| error.to_string())?.settings(&standalone());
+        let settings = File::parse(text)?.settings(&standalone());
         settings.map(|settings| settings.node.marks).map_err(|error| error.to_string())
     };
     assert_eq!(marks("").expect("there are defaults"), Marks::default());

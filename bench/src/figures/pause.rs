@@ -106,7 +106,7 @@ async fn on(folder: &Path, names: &Names, size: Size, report: &mut Report) -> an
     let (during, without) = (millis(median(during)), millis(median(without)));
     report.add(Figure::new(names.without, without, "ms", Bound::Shown));
     report.add(Figure::new(names.stall, during - without, "ms", Bound::AtMost(50.0)));
-    report.add(Figure::new(names.frozen, millis(percentile(&mut frozen, 0.99)), "ms", Bound::AtMost(20.0)));
+    report.add(Figure::new(names.frozen, millis(percentile(&mut frozen, 99)), "ms", Bound::AtMost(20.0)));
     report.add(Figure::new(names.median, millis(median(frozen)), "ms", Bound::Shown));
     report.add(Figure::new(names.snapshot, millis(median(took)), "ms", Bound::Shown));
     bed.remove(&volume).await
@@ -127,10 +127,10 @@ async fn cuts(bed: &Bed, volume: &Published, run: usize, size: Size) -> anyhow::
     Ok(measured)
 }
 
-/// The value that this share of the others does not exceed.
-fn percentile(values: &mut [f64], share: f64) -> f64 {
+/// The value that so many of a hundred do not exceed.
+fn percentile(values: &mut [f64], hundredths: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    let rank = (values.len() as f64 * share).ceil() as usize;
+    let rank = (values.len() * hundredths).div_ceil(100);
     values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn a_percentile_is_one_of_the_values() {
         let mut values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        assert!((percentile(&mut values, 0.99) - 198.0).abs() < 1e-9);
-        assert!((percentile(&mut values[..30], 0.99) - 30.0).abs() < 1e-9);
-        assert!(percentile(&mut [], 0.99).is_nan());
+        assert!((percentile(&mut values, 99) - 198.0).abs() < 1e-9);
+        assert!((percentile(&mut values[..30], 99) - 30.0).abs() < 1e-9);
+        assert!(percentile(&mut [], 99).is_nan());
     }
 }

@@ -101,7 +101,7 @@ impl Attempt {
             snapshot: self.request.description.id,
             journal: self.request.journal.clone(),
         };
-        match self.commit().await {
+        match Box::pin(self.commit()).await {
             Ok(root) => Ok((root, leftover)),
             Err(error @ Error::Cancelled { .. }) => {
                 leftover.clear().await;
@@ -130,11 +130,11 @@ impl Attempt {
     /// Those of [`Repository::offload`].
     async fn commit(&self) -> Result<Root> {
         let mut begun = match self.begin().await? {
-            Beginning::Committed(root) => return Ok(root),
-            Beginning::Begun(begun) => begun,
+            Beginning::Committed(root) => return Ok(*root),
+            Beginning::Begun(begun) => *begun,
         };
         for round in 1..=PIN_ROUNDS {
-            if let Some(root) = self.carry_out(begun).await? {
+            if let Some(root) = Box::pin(self.carry_out(begun)).await? {
                 return Ok(root);
             }
             if round == PIN_ROUNDS {

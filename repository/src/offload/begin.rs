@@ -49,9 +49,9 @@ pub(super) type Sampling = AbortOnDropHandle<Result<()>>;
 /// What an attempt finds at its beginning.
 pub(super) enum Beginning {
     /// The snapshot is committed already.
-    Committed(Root),
+    Committed(Box<Root>),
     /// It is to be stored.
-    Begun(Begun),
+    Begun(Box<Begun>),
 }
 
 impl Attempt {
@@ -86,23 +86,23 @@ impl Attempt {
         if self.repository.recent().root(snapshot).is_some()
             && let Some(root) = self.standing().await?
         {
-            return Ok(Beginning::Committed(root));
+            return Ok(Beginning::Committed(Box::new(root)));
         }
         let Some(found) = self.find_journal().await? else {
             // Both to their end: what was put is known to be put before it is cleared away.
             let (standing, begun) = futures::join!(self.standing(), self.begin_anew());
             return match standing? {
-                Some(root) => Ok(Beginning::Committed(root)),
-                None => Ok(Beginning::Begun(begun?)),
+                Some(root) => Ok(Beginning::Committed(Box::new(root))),
+                None => Ok(Beginning::Begun(Box::new(begun?))),
             };
         };
         let (standing, intent) = futures::join!(self.standing(), self.repository.read_intent(snapshot));
         if let Some(root) = standing? {
-            return Ok(Beginning::Committed(root));
+            return Ok(Beginning::Committed(Box::new(root)));
         }
         match self.begin_where_it_was(found, intent?).await? {
-            Some(begun) => Ok(Beginning::Begun(begun)),
-            None => Ok(Beginning::Begun(self.begin_anew().await?)),
+            Some(begun) => Ok(Beginning::Begun(Box::new(begun))),
+            None => Ok(Beginning::Begun(Box::new(self.begin_anew().await?))),
         }
     }
 

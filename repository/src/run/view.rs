@@ -120,7 +120,8 @@ impl View {
     pub(crate) async fn next_found(&mut self) -> Result<Option<Found>> {
         let (position, end) = (self.position, self.end);
         // Levels that must read do so at the same time: each costs a round trip of its own otherwise.
-        if !self.levels.iter_mut().fold(true, |all, level| level.steps(position) && all) {
+        let behind = self.levels.iter_mut().map(|level| !level.steps(position)).filter(|behind| *behind).count();
+        if behind > 0 {
             let (repository, recalls) = (&self.repository, self.recalls);
             let read = self.levels.iter_mut().map(|level| level.advance(repository, recalls, position, end));
             // All of them to their end, so that whoever meets an error that passes finds them where they are.
