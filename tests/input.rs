@@ -78,7 +78,12 @@ fn a_repository_url_with_a_typo_is_bad_usage() {
 #[test]
 fn missing_and_contradictory_arguments_are_bad_usage() {
     refused(&varve(["standalone"]), 2, &["--endpoint", "unix://"]);
-    refused(&varve(["standalone", "--endpoint", "unix:///x.sock"]), 2, &["--node-id"]);
+    refused(&varve(["standalone", "--endpoint", "unix:///x.sock"]), 2, &["--repository"]);
+    refused(
+        &varve(["standalone", "--endpoint", "unix:///x.sock", "--repository", "file:///r"]),
+        2,
+        &["--node-id is missing"],
+    );
     refused(
         &varve(["standalone", "--endpoint", "x.sock", "--node-id", "n", "--pool", "/p", "--repository", "file:///r"]),
         2,
