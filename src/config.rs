@@ -23,6 +23,7 @@
 //! max_volumes = 100              # most volumes that may be published to the node; without it only room limits them
 //! grace_seconds = 10             # for calls in flight when the driver is told to end
 //! collect_hours = 24             # how often garbage is deleted from the repository; 0 for never
+//! memory = "96MiB"               # for all offloads and restores together; the process takes some 30 MiB more
 //! agent_listen = "0.0.0.0:7420"  # where a node takes connections of controllers
 //!
 //! [nodes]                        # the nodes of a controller, and where their agents listen
@@ -50,6 +51,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use varve_repository::memory::Memory;
 
 pub(crate) use self::settings::{Bandwidth, Control, Discovery, NodeSettings, Settings};
 use crate::{
@@ -84,6 +86,7 @@ pub(crate) struct File {
     max_volumes: Option<u32>,
     grace_seconds: Option<u64>,
     collect_hours: Option<u64>,
+    memory: Option<Size>,
     agent_listen: Option<SocketAddr>,
     nodes: Option<BTreeMap<String, String>>,
     #[serde(default)]
@@ -137,6 +140,8 @@ pub(crate) struct Access {
     pub(crate) key_argument: Option<PathBuf>,
     /// The key file of the configuration.
     pub(crate) key_config: Option<PathBuf>,
+    /// The memory of all offloads and restores together, in bytes.
+    pub(crate) memory: usize,
 }
 
 impl File {
@@ -189,6 +194,7 @@ impl File {
             store: self.store.clone(),
             key_argument: arguments.key_file.clone(),
             key_config: self.key_file.clone(),
+            memory: self.memory()?,
         })
     }
 
@@ -215,6 +221,15 @@ impl File {
             store: self.copy.store.clone().with(environment),
             key_argument: key_file,
             key_config: self.copy.key_file.clone(),
+            memory: self.memory()?,
+        })
+    }
+
+    fn memory(&self) -> Result<usize, Usage> {
+        let Some(size) = self.memory else { return Ok(Memory::DEFAULT) };
+        let enough = usize::try_from(size.bytes()).ok().filter(|bytes| *bytes >= Memory::LEAST);
+        enough.ok_or_else(|| {
+            Usage(format!("memory is {} bytes: expected {}MiB or more", size.bytes(), Memory::LEAST >> 20))
         })
     }
 }

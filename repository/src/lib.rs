@@ -25,6 +25,7 @@
 
 pub mod bandwidth;
 pub mod block;
+mod buffer;
 pub mod check;
 pub mod collect;
 pub mod copy;
@@ -37,6 +38,7 @@ pub mod format;
 mod fuzz;
 pub mod hydrate;
 pub mod id;
+pub mod memory;
 pub mod mutation;
 pub mod offload;
 pub mod pack;
@@ -46,6 +48,7 @@ pub mod repair;
 mod repository;
 pub mod run;
 pub mod seam;
+pub mod stages;
 pub mod stats;
 pub mod store;
 mod work;

@@ -39,7 +39,7 @@ fn the_flags_alone_suffice() {
 fn a_configuration_alone_suffices_and_arguments_win() {
     let file = File::parse(
         "endpoint = 'unix:///a.sock'\nnode_id = 'a'\npool_image = '/a.img'\npool_size = '20GiB'\n\
-         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\ncollect_hours = 2\nmax_volumes = 8\n",
+         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\ncollect_hours = 2\nmax_volumes = 8\nmemory = '64MiB'\n",
     )
     .expect("it is well formed");
     let settings = file.settings(&Standalone::default()).expect("all that is needed is there");
@@ -49,6 +49,7 @@ fn a_configuration_alone_suffices_and_arguments_win() {
     assert_eq!(settings.serve.grace, Duration::from_secs(3));
     assert_eq!(settings.control.collect, Some(Duration::from_secs(7200)));
     assert_eq!(settings.node.max_volumes, NonZeroU32::new(8));
+    assert_eq!(settings.serve.access.memory, 64 << 20);
 
     let settings = file.settings(&standalone()).expect("all that is needed is there");
     assert_eq!(settings.serve.endpoint, "unix:///run/csi.sock");
@@ -96,6 +97,7 @@ fn a_value_of_the_wrong_kind_is_refused_without_quoting_its_line() {
 fn numbers_out_of_range_are_refused() {
     for (text, name) in [
         ("overcommit = 0.0", "overcommit"),
+        ("memory = '39MiB'", "memory is 40894464 bytes: expected 40MiB or more"),
         ("overcommit = nan", "overcommit"),
         ("offloads = 0", "offloads"),
         ("freeze_limit_ms = 0", "freeze_limit_ms"),

@@ -75,6 +75,20 @@ impl Aes {
             .expect("a text far below 64 GiB can be sealed");
     }
 
+    /// Opens into another buffer, which is as long as the text without its tag. What is there after a rejection is not to
+    /// be read.
+    fn open_into(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        associated: &[u8],
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), Rejected> {
+        let (text, tag) = sealed.split_at_checked(plain.len()).ok_or(Rejected)?;
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        self.0.open_separate_gather(nonce, aead::Aad::from(associated), text, tag, plain).map_err(|_| Rejected)
+    }
+
     /// Opens in place and removes the tag. What is left after a rejection is not to be read.
     fn open(&self, nonce: [u8; NONCE_LEN], associated: &[u8], buffer: &mut Vec<u8>) -> Result<(), Rejected> {
         let nonce = aead::Nonce::assume_unique_for_key(nonce);

@@ -27,7 +27,7 @@ use super::{
     pins::{self, Pinned},
     runs::Stored,
     scan::Scan,
-    transfer::{LastPut, SCAN_AHEAD, Transfer},
+    transfer::{LastPut, SCAN_AHEAD, Transfer, offload_bytes},
 };
 use crate::{
     Error, Repository, Result,
@@ -150,7 +150,7 @@ impl Attempt {
     /// Stores what has been begun and commits it; `None` where the base was repaired meanwhile.
     async fn carry_out(&self, begun: Begun) -> Result<Option<Root>> {
         let mut transfer = self.transfer(begun.level.writer.upload());
-        let root = match self.store_pinned(begun, &mut transfer).await {
+        let root = match Box::pin(self.store_pinned(begun, &mut transfer)).await {
             Ok(Some(root)) => root,
             Ok(None) => return Ok(None),
             // Decided meanwhile: what stands there says how. What is pinned is not kept any longer then, and may be missing.
@@ -223,6 +223,7 @@ impl Attempt {
             // Without a base nothing older lies beneath.
             keep_zeroes: matches!(self.request.against, Against::Base(_)),
             progress: self.request.progress.clone(),
+            stages: self.request.progress.stages().clone(),
             cancel: self.stop.clone(),
         }
     }
@@ -241,6 +242,9 @@ impl Attempt {
             Against::Base(_) => (pinned.base.as_ref(), Method::Incremental),
             Against::Content(_) => (None, Method::Compared),
         };
+        // The one wait for memory: nothing is held yet.
+        let memory = self.repository.memory();
+        let _lease = memory.lease(offload_bytes(memory)).await;
         let sampling = sampling.or_else(|| base.and_then(|base| self.start_sampling(base)));
         let sampled = async {
             match sampling {

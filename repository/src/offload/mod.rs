@@ -130,10 +130,12 @@ impl Repository {
         let cancel = request.cancel.clone();
         let stop = cancel.child_token();
         let worker = Worker::new(self.seams().work);
+        let (snapshot, stages) = (request.description.id, request.progress.stages().clone());
         let attempt = attempt::Attempt::new(self, request, worker.clone(), stop.clone());
         let result = cancel.run_until_cancelled(Box::pin(attempt.run())).await;
         stop.cancel();
         worker.finish().await;
+        stages.log("offload", snapshot);
         result.unwrap_or(Err(Error::Interrupted))
     }
 }

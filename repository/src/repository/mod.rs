@@ -44,6 +44,7 @@ use crate::{
     bandwidth::Bandwidth,
     crypto::{AuthoritySeed, DataKey},
     format::{envelope, header::Kind},
+    memory::Memory,
     pack,
     record::snapshot::{Root, Tombstone},
     seam::Seams,
@@ -57,6 +58,7 @@ const FETCHES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Repository {
     inner: Arc<Inner>,
+    memory: Memory,
 }
 
 struct Inner {
@@ -151,6 +153,18 @@ impl Repository {
     #[must_use]
     pub fn seams(&self) -> &Seams {
         &self.inner.seams
+    }
+
+    /// Takes the memory of its offloads and hydrations from what others use too.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The memory of its offloads and hydrations.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The limit on what all who share this handle send: packs and runs, of offloads and of repacking. There is none

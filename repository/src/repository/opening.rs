@@ -10,6 +10,7 @@ use crate::{
     bandwidth::Bandwidth,
     crypto::{DataKey, KeySlot, MasterKey},
     format::header::FORMAT_VERSION,
+    memory::Memory,
     pack::Relocations,
     record::repository::RepositoryRecord,
     seam::Seams,
@@ -87,6 +88,6 @@ impl Repository {
         let recent = super::recent::Recent::default();
         let (upload, download) = (Bandwidth::default(), Bandwidth::default());
         let inner = Inner { store, uuid, data_key, seams, roots, relocations, recent, upload, download };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), memory: Memory::default() }
     }
 }
