@@ -8,19 +8,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::process::Command;
 
-use crate::figures::collection;
+use crate::figures::{collection, engine};
 
 /// What such a process measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Measurement {
     /// A collection of the repository in a folder.
     Collection,
+    /// An offload of the image in a folder into a new repository there.
+    Offload,
+    /// A restore of what the repository in a folder holds.
+    Restore,
 }
 
 impl Measurement {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Collection => "collection",
+            Self::Offload => "offload",
+            Self::Restore => "restore",
         }
     }
 }
@@ -41,6 +47,8 @@ pub(crate) async fn ask<T: DeserializeOwned>(measurement: Measurement, folder: &
 pub(crate) async fn answer(measurement: Measurement, folder: &Path) -> anyhow::Result<()> {
     match measurement {
         Measurement::Collection => print(&collection::collect(folder).await?),
+        Measurement::Offload => print(&engine::offload(folder).await?),
+        Measurement::Restore => print(&engine::restore(folder).await?),
     }
 }
 
@@ -60,6 +68,12 @@ pub(crate) fn peak_memory_of(process: u32) -> anyhow::Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("finding the peak of memory")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("reading the peak of memory")?;
     Ok(kibibytes << 10)
+}
+
+/// The processor time that all threads of this process have taken so far.
+pub(crate) fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Forgets the peak of a process's memory: from now on it is what the process has resident now (proc_pid_clear_refs(5)).

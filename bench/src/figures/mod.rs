@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod collection;
 pub(crate) mod contest;
 pub(crate) mod deduplication;
+pub(crate) mod engine;
 pub(crate) mod fleet;
 pub(crate) mod incremental;
 pub(crate) mod link;
@@ -33,6 +34,8 @@ pub(crate) enum Name {
     Link,
     /// What equal volumes take together.
     Deduplication,
+    /// How fast the engine offloads and restores.
+    Engine,
     /// Many volumes of one node at once, and limits.
     Fleet,
     /// Full backup and restore, beside other programs.
@@ -68,6 +71,7 @@ async fn group(name: Name, arguments: &Arguments, report: &mut Report) -> anyhow
         Name::Check => check::measure(arguments, report).await,
         Name::Listing => listing::measure(arguments, report).await,
         Name::Deduplication => deduplication::measure(arguments, report).await,
+        Name::Engine => engine::measure(arguments, report).await,
         Name::Fleet => fleet::measure(arguments, report).await,
         Name::Link => link::measure(arguments, report).await,
         Name::Incremental => incremental::measure(arguments, report).await,
