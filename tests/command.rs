@@ -1,5 +1,7 @@
 //! The operator's commands: what they answer, in both forms, and their exit status.
 
+mod fixtures;
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -8,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use varve_harness::{
+use fixtures::{
     Scratch, Setup, Standalone,
     csi::{Client, block, volume},
     driver::{complaint, text, varve},

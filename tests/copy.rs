@@ -1,5 +1,7 @@
 //! `varve repository copy`: a second repository, under another key, that stands alone.
 
+mod fixtures;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -30,7 +32,7 @@ use varve_repository::{
     store::Store,
 };
 
-use varve_harness::{
+use fixtures::{
     S3, Scratch,
     driver::{complaint, text, varve},
 };

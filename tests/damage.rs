@@ -1,5 +1,7 @@
 //! The operator's commands on a damaged repository: what they say, what they leave behind, and their exit status.
 
+mod fixtures;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,7 +25,7 @@ use varve_repository::{
     store::Store,
 };
 
-use varve_harness::{
+use fixtures::{
     Scratch,
     driver::{complaint, text},
 };

@@ -1,5 +1,7 @@
 //! `varve repository key`: what people do with master keys, what they are told, and that no key is told to anybody.
 
+mod fixtures;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use varve_harness::{
+use fixtures::{
     Scratch,
     driver::{complaint, text, varve},
 };

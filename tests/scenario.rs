@@ -1,5 +1,7 @@
 //! What happens to volumes and snapshots when nodes are lost, drivers killed and workloads busy.
 
+mod fixtures;
+
 use std::{
     fs,
     io::Write as _,
@@ -13,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use varve_proto::csi::{ListSnapshotsRequest, ListVolumesRequest};
 
-use varve_harness::{
+use fixtures::{
     Pool, S3, Scratch, Setup, Standalone,
     csi::{Client, Published, block, from_snapshot, from_volume, mount, volume},
     driver::{complaint, text},

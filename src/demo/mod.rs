@@ -16,6 +16,9 @@ mod fill;
 mod kubelet;
 mod play;
 mod report;
+mod scratch;
+#[cfg(test)]
+mod scratch_tests;
 mod tree;
 mod writer;
 
@@ -25,9 +28,7 @@ use anyhow::{Context as _, bail};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use varve_scratch::Scratch;
-
-use self::play::Play;
+use self::{play::Play, scratch::Scratch};
 use crate::{
     arguments::{Demo, PoolFilesystem},
     failure::{Found, Usage},

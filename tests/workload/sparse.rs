@@ -7,9 +7,10 @@ use std::{
 
 use serial_test::serial;
 
-use varve_harness::{Pool, csi::Published};
-
-use super::scene::Scene;
+use super::{
+    fixtures::{Pool, csi::Published},
+    scene::Scene,
+};
 
 const BYTES: u64 = 100 << 30;
 

@@ -13,9 +13,11 @@ use std::{
 
 use serial_test::serial;
 
-use varve_harness::{Pool, wait_for};
-
-use super::{process::Process, scene::Scene};
+use super::{
+    fixtures::{Pool, wait_for},
+    process::Process,
+    scene::Scene,
+};
 
 /// Inserts rows without end; each row's number is acknowledged once its transaction is committed.
 struct Writer {

@@ -10,9 +10,7 @@ use std::{
 
 use serial_test::serial;
 
-use varve_harness::Pool;
-
-use super::scene::Scene;
+use super::{fixtures::Pool, scene::Scene};
 
 const FOLDERS: u32 = 250;
 const FILES: u32 = 400;
