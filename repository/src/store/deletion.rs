@@ -17,8 +17,10 @@ impl Store {
             let paths: Vec<_> = left.iter().map(|number| Ok(Path::from(keys[*number].as_str()))).collect();
             let answers: Vec<_> = self.inner.delete_stream(futures::stream::iter(paths).boxed()).collect().await;
             if answers.len() < left.len() {
-                // A request that failed as a whole has one answer.
-                let error = answers.into_iter().find_map(Result::err);
+                // A request that failed as a whole has one answer. What was missing in requests before it is not what failed.
+                let failed =
+                    |answer: object_store::Result<Path>| answer.err().filter(|error| !failure::is_missing(error));
+                let error = answers.into_iter().find_map(failed);
                 let unanswered = || (ErrorKind::Unavailable, Cause::new("the store did not speak of all objects"));
                 let (kind, cause) = error.map_or_else(unanswered, |error| (failure::kind(&error), Cause::of(&error)));
                 for number in &left {
