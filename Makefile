@@ -4,6 +4,9 @@
 CSI_SANITY := v5.6.0
 VERSITYGW  := v1.8.0
 ENVOY      := 1.40.0
+# What benchmarks compare with; `make bench` builds them into the same folder.
+RESTIC     := v0.18.1
+KOPIA      := v0.22.3
 # What tests/format/restore.py imports; they go to target/tools/python.
 PYTHON     := blake3==1.0.11 zstandard==0.25.0 cryptography==50.0.2
 
@@ -13,7 +16,7 @@ ARGS ?=
 SEEDS ?= 100000
 FIRST ?= 0
 
-.PHONY: help demo test soak bench lint audit tools clean
+.PHONY: help demo test soak bench rivals lint audit tools clean
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +33,8 @@ soak: ## run many simulated schedules of writers, deleters and collectors (SEEDS
 	@VARVE_SEED=$(FIRST) VARVE_SEEDS=$(SEEDS) cargo test --locked --package varve-repository --test simulation \
 		-- --exact schedules --nocapture
 
-bench: ## measure what is promised, as ratios to this machine's limits (QUICK=1 for a smaller form; ARGS="--json FILE")
+bench: rivals ## measure what is promised, beside limits and rivals (QUICK=1 for a smaller form; ARGS="--only backup")
+	@cargo build --release --locked --bin varve
 	@cargo build --release --locked --package varve-bench
 	@cargo run --release --locked --quiet --package varve-bench -- $(if $(QUICK),--quick) $(ARGS)
 
@@ -41,6 +45,12 @@ lint: ## check format and lints
 audit: ## check licences, sources and advisories of every dependency; installs cargo-deny where it is missing
 	@command -v cargo-deny >/dev/null || { echo 'installing cargo-deny: this takes some minutes'; cargo install --locked cargo-deny; }
 	cargo deny --locked check
+
+rivals: ## install what benchmarks run and compare with
+	@scripts/packages xfsprogs:mkfs.xfs e2fsprogs:mkfs.ext4 util-linux:losetup fio:fio
+	@scripts/go-tool github.com/versity/versitygw/cmd/versitygw $(VERSITYGW)
+	@scripts/rivals github.com/restic/restic/cmd/restic=github.com/restic/restic@$(RESTIC) \
+		github.com/kopia/kopia=github.com/kopia/kopia@$(KOPIA)
 
 tools: ## install what the tests need
 	@scripts/packages xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 util-linux:losetup \

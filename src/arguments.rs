@@ -3,7 +3,7 @@
 //! Secrets never stand on it: keys are named by file or environment variable, credentials of a store come from the
 //! environment or a configuration file that nobody else may read.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +27,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serve a whole driver, controller and node, on one Unix socket.
     Standalone(Standalone),
+    /// Serve the controller alone; it reaches the nodes over the network.
+    Controller(Controller),
+    /// Serve a node alone: its volumes to the kubelet, and its agent to controllers.
+    Node(Node),
     /// Look at the volumes that a repository knows.
     #[command(subcommand)]
     Volume(Volume),
@@ -46,10 +50,47 @@ pub(crate) enum Command {
 /// `varve standalone`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Standalone {
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// `varve controller`.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Controller {
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+}
+
+/// `varve node`.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Node {
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+    #[command(flatten)]
+    pub(crate) place: Place,
+
+    /// Address to take connections of controllers on, as in 0.0.0.0:7420.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) agent_listen: Option<SocketAddr>,
+}
+
+/// What everything that serves is given.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Serve {
     /// Socket to serve CSI on, as in unix:///run/varve/csi.sock.
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
 
+    /// Where snapshots go, and with which key.
+    #[command(flatten)]
+    pub(crate) repository: RepositoryAccess,
+}
+
+/// Which node it is, and where its volumes are.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Place {
     /// Name of this node, as Kubernetes knows it.
     #[arg(long, value_name = "NAME")]
     pub(crate) node_id: Option<String>,
@@ -69,10 +110,6 @@ pub(crate) struct Standalone {
     /// File system of the pool image when it is made.
     #[arg(long, value_name = "KIND")]
     pub(crate) pool_filesystem: Option<PoolFilesystem>,
-
-    /// Where snapshots go, and with which key.
-    #[command(flatten)]
-    pub(crate) repository: RepositoryAccess,
 }
 
 /// The file systems that a pool image can be formatted with.
@@ -278,6 +315,20 @@ mod tests {
     fn an_unknown_pool_file_system_is_refused_with_those_that_are() {
         let text = refusal(&["varve", "standalone", "--pool-filesystem", "ext4"]);
         assert!(text.contains("ext4") && text.contains("xfs") && text.contains("btrfs"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_listens_on_an_address_and_a_port() {
+        for value in ["7420", "0.0.0.0", "node-1:7420", "0.0.0.0:70000"] {
+            let text = refusal(&["varve", "node", "--agent-listen", value]);
+            assert!(text.contains("--agent-listen") && text.contains(value), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_controller_has_no_pool() {
+        let text = refusal(&["varve", "controller", "--pool", "/a"]);
+        assert!(text.contains("--pool"), "{text}");
     }
 
     #[test]

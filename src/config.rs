@@ -10,12 +10,24 @@
 //! key_file = "/var/lib/varve/master.key"
 //!
 //! overcommit = 4.0               # how many times the pool's capacity may be promised
+//! shed_bases_below = "10%"       # of the pool free, or a size: bases go until there is as much again
+//! refuse_snapshots_below = "5%"  # likewise: nothing is cut, and no volume made
 //! offloads = 2                   # offloads at once
+//! upload_bandwidth = "100MiB"    # bytes a second that all offloads together send; without it there is no limit
+//! download_bandwidth = "100MiB"  # bytes a second that all hydrations together fetch
+//! io_bandwidth = "200MiB"        # bytes a second that all offloads together read of the pool
+//! waiting_cuts = 512             # snapshots that may wait to be offloaded; further ones are refused
+//! waiting_cuts_per_volume = 16   # of one volume
 //! freeze_limit_ms = 5000         # longest that writers are ever held
 //! snapshot_wait_ms = 2000        # how long CreateSnapshot waits for a small offload to end
 //! max_volumes = 100              # most volumes that may be published to the node; without it only room limits them
 //! grace_seconds = 10             # for calls in flight when the driver is told to end
 //! collect_hours = 24             # how often garbage is deleted from the repository; 0 for never
+//! memory = "96MiB"               # for all offloads and restores together; the process takes some 30 MiB more
+//! agent_listen = "0.0.0.0:7420"  # where a node takes connections of controllers
+//!
+//! [nodes]                        # the nodes of a controller, and where their agents listen
+//! node-1 = "10.0.0.1:7420"
 //!
 //! [store]                        # passed to the object store; with secrets in it the file must be of mode 0600
 //! aws_endpoint = "https://s3.example.net"
@@ -28,22 +40,24 @@
 //! google_service_account = "/var/lib/varve/account.json"
 //! ```
 
+mod settings;
+
 use std::{
     collections::BTreeMap,
     fmt, fs,
-    num::NonZeroU32,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::Deserialize;
-use varve_node::pool::{Kind, Location};
+use varve_repository::memory::Memory;
 
+pub(crate) use self::settings::{Bandwidth, Control, Discovery, NodeSettings, Settings};
 use crate::{
-    arguments::{PoolFilesystem, RepositoryAccess, Standalone},
+    arguments::{PoolFilesystem, RepositoryAccess},
     failure::Usage,
-    quantity::Size,
+    quantity::{Size, Watermark},
 };
 
 /// A configuration file as it is written; every key may be missing.
@@ -59,12 +73,22 @@ pub(crate) struct File {
     repository: Option<String>,
     key_file: Option<PathBuf>,
     overcommit: Option<f64>,
+    shed_bases_below: Option<Watermark>,
+    refuse_snapshots_below: Option<Watermark>,
     offloads: Option<usize>,
+    upload_bandwidth: Option<Size>,
+    download_bandwidth: Option<Size>,
+    io_bandwidth: Option<Size>,
+    waiting_cuts: Option<usize>,
+    waiting_cuts_per_volume: Option<usize>,
     freeze_limit_ms: Option<u64>,
     snapshot_wait_ms: Option<u64>,
     max_volumes: Option<u32>,
     grace_seconds: Option<u64>,
     collect_hours: Option<u64>,
+    memory: Option<Size>,
+    agent_listen: Option<SocketAddr>,
+    nodes: Option<BTreeMap<String, String>>,
     #[serde(default)]
     store: StoreOptions,
     #[serde(default)]
@@ -116,31 +140,9 @@ pub(crate) struct Access {
     pub(crate) key_argument: Option<PathBuf>,
     /// The key file of the configuration.
     pub(crate) key_config: Option<PathBuf>,
+    /// The memory of all offloads and restores together, in bytes.
+    pub(crate) memory: usize,
 }
-
-/// All that `varve standalone` needs, once arguments and configuration are put together.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    /// Where to serve.
-    pub(crate) endpoint: String,
-    /// The node.
-    pub(crate) node: varve_node::config::Config,
-    /// The repository.
-    pub(crate) access: Access,
-    /// How long CreateSnapshot waits for a small offload to end.
-    pub(crate) snapshot_wait: Duration,
-    /// How long calls in flight are given at the end.
-    pub(crate) grace: Duration,
-    /// How often the repository is collected; `None` for never.
-    pub(crate) collect: Option<Duration>,
-}
-
-/// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
-const LONGEST_NODE_ID: usize = 192;
-
-/// How many times the pool's capacity may be promised. Images are sparse and proxies' volumes are mostly empty; that the
-/// pool runs full is watched for, see `docs/decisions/`.
-const OVERCOMMIT: f64 = 4.0;
 
 impl File {
     /// Reads a configuration file; none is an empty one.
@@ -192,6 +194,7 @@ impl File {
             store: self.store.clone(),
             key_argument: arguments.key_file.clone(),
             key_config: self.key_file.clone(),
+            memory: self.memory()?,
         })
     }
 
@@ -218,133 +221,17 @@ impl File {
             store: self.copy.store.clone().with(environment),
             key_argument: key_file,
             key_config: self.copy.key_file.clone(),
+            memory: self.memory()?,
         })
     }
 
-    /// Puts everything together with the arguments of `varve standalone`.
-    ///
-    /// # Errors
-    /// `Usage`, naming what is missing, contradictory or out of range.
-    pub(crate) fn settings(&self, arguments: &Standalone) -> Result<Settings, Usage> {
-        let endpoint = arguments.endpoint.clone().or_else(|| self.endpoint.clone()).ok_or_else(|| {
-            Usage("--endpoint is missing: expected a socket, as in unix:///run/varve/csi.sock".into())
-        })?;
-        Ok(Settings {
-            endpoint,
-            node: varve_node::config::Config {
-                node_id: self.node_id(arguments)?,
-                pool: self.pool(arguments)?,
-                overcommit: self.overcommit()?,
-                offloads: within("offloads", self.offloads.unwrap_or(2), 1, 64)?,
-                freeze_limit: Duration::from_millis(within(
-                    "freeze_limit_ms",
-                    self.freeze_limit_ms.unwrap_or(5_000),
-                    100,
-                    60_000,
-                )?),
-                sentinel: None,
-                max_volumes: self.max_volumes()?,
-            },
-            access: self.access(&arguments.repository)?,
-            snapshot_wait: Duration::from_millis(within(
-                "snapshot_wait_ms",
-                self.snapshot_wait_ms.unwrap_or(2_000),
-                0,
-                60_000,
-            )?),
-            grace: Duration::from_secs(within("grace_seconds", self.grace_seconds.unwrap_or(10), 0, 600)?),
-            collect: match within("collect_hours", self.collect_hours.unwrap_or(24), 0, 8760)? {
-                0 => None,
-                hours => Some(Duration::from_secs(hours * 3600)),
-            },
+    fn memory(&self) -> Result<usize, Usage> {
+        let Some(size) = self.memory else { return Ok(Memory::DEFAULT) };
+        let enough = usize::try_from(size.bytes()).ok().filter(|bytes| *bytes >= Memory::LEAST);
+        enough.ok_or_else(|| {
+            Usage(format!("memory is {} bytes: expected {}MiB or more", size.bytes(), Memory::LEAST >> 20))
         })
     }
-
-    fn node_id(&self, arguments: &Standalone) -> Result<String, Usage> {
-        let id = arguments
-            .node_id
-            .clone()
-            .or_else(|| self.node_id.clone())
-            .ok_or_else(|| Usage("--node-id is missing: expected the node's name".into()))?;
-        let fits = !id.is_empty()
-            && id.len() <= LONGEST_NODE_ID
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-        if fits {
-            Ok(id)
-        } else {
-            Err(Usage(format!(
-                "--node-id is {id:?}: expected 1 to {LONGEST_NODE_ID} letters, digits, dots, dashes and underscores"
-            )))
-        }
-    }
-
-    /// The pool of the arguments where they name one, else that of the configuration: never half of each.
-    fn pool(&self, arguments: &Standalone) -> Result<Location, Usage> {
-        let (folder, image) = if arguments.pool.is_some() || arguments.pool_image.is_some() {
-            (arguments.pool.clone(), arguments.pool_image.clone())
-        } else {
-            (self.pool.clone(), self.pool_image.clone())
-        };
-        let size = arguments.pool_size.or(self.pool_size);
-        let kind = arguments.pool_filesystem.or(self.pool_filesystem);
-        match (folder, image) {
-            (Some(folder), None) => {
-                if arguments.pool_size.is_some() || arguments.pool_filesystem.is_some() {
-                    return Err(Usage(
-                        "--pool-size and --pool-filesystem say how to make an image: expected --pool-image instead of \
-                         --pool"
-                            .into(),
-                    ));
-                }
-                Ok(Location::Folder(absolute("--pool", &folder)?))
-            }
-            (None, Some(file)) => {
-                let (Some(size), Some(kind)) = (size, kind) else {
-                    return Err(Usage(
-                        "--pool-image comes with --pool-size, as in 20GiB, and --pool-filesystem xfs or btrfs".into(),
-                    ));
-                };
-                Ok(Location::Image {
-                    file: absolute("--pool-image", &file)?,
-                    bytes: size.bytes(),
-                    filesystem: match kind {
-                        PoolFilesystem::Xfs => Kind::Xfs,
-                        PoolFilesystem::Btrfs => Kind::Btrfs,
-                    },
-                })
-            }
-            (None, None) => Err(Usage("no pool is named: expected --pool DIR or --pool-image FILE".into())),
-            (Some(_), Some(_)) => Err(Usage("both a pool and a pool_image are named: expected one of them".into())),
-        }
-    }
-
-    fn max_volumes(&self) -> Result<Option<NonZeroU32>, Usage> {
-        let refuse = || Usage("max_volumes is 0: expected 1 or more, or no such key".into());
-        self.max_volumes.map(|most| NonZeroU32::new(most).ok_or_else(refuse)).transpose()
-    }
-
-    fn overcommit(&self) -> Result<f64, Usage> {
-        let overcommit = self.overcommit.unwrap_or(OVERCOMMIT);
-        if (0.1..=100.0).contains(&overcommit) {
-            Ok(overcommit)
-        } else {
-            Err(Usage(format!("overcommit is {overcommit}: expected 0.1 to 100")))
-        }
-    }
-}
-
-/// Checks that a number lies within its bounds.
-fn within<T: PartialOrd + fmt::Display>(key: &str, value: T, least: T, most: T) -> Result<T, Usage> {
-    if value >= least && value <= most {
-        Ok(value)
-    } else {
-        Err(Usage(format!("{key} is {value}: expected {least} to {most}")))
-    }
-}
-
-/// Makes a path absolute, since mount tables and loop devices know only such.
-fn absolute(argument: &str, path: &Path) -> Result<PathBuf, Usage> {
-    std::path::absolute(path).map_err(|error| Usage(format!("{argument} is {path:?}: {error}")))
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ mod tests {
             store: Default::default(),
             key_argument: argument.map(Into::into),
             key_config: config.map(Into::into),
+            memory: varve_repository::memory::Memory::DEFAULT,
         }
     }
 

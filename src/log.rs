@@ -24,7 +24,7 @@ pub(crate) fn start(level: Level) {
         Level::Quiet => "warn",
         Level::Normal => "info,object_store=warn",
         Level::Verbose => {
-            "info,object_store=warn,varve=debug,varve_csi=debug,varve_controller=debug,varve_node=debug,varve_repository=debug"
+            "info,object_store=warn,varve=debug,varve_csi=debug,varve_controller=debug,varve_link=debug,varve_node=debug,varve_repository=debug"
         }
     };
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(directive));

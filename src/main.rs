@@ -16,8 +16,8 @@ mod output;
 mod progress;
 mod quantity;
 mod repository;
+mod serve;
 mod signal;
-mod standalone;
 
 use std::{io, process::ExitCode};
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log::start(match (&arguments.command, arguments.verbose) {
         (_, true) => Level::Verbose,
-        (Command::Standalone(_), false) => Level::Normal,
+        (Command::Standalone(_) | Command::Controller(_) | Command::Node(_), false) => Level::Normal,
         (_, false) => Level::Quiet,
     });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -49,7 +49,9 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Standalone(arguments) => standalone::run(arguments).await,
+        Command::Standalone(arguments) => serve::standalone::run(arguments).await,
+        Command::Controller(arguments) => serve::controller::run(arguments).await,
+        Command::Node(arguments) => serve::node::run(arguments).await,
         Command::Volume(command) => command::volume::run(command).await,
         Command::Snapshot(command) => command::snapshot::run(command).await,
         Command::Repository(command) => command::repository::run(command).await,

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
+use varve_node::watermark::Mark;
 
 /// A size in bytes; never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +95,36 @@ impl<'de> Deserialize<'de> for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&bytes(self.0))
+    }
+}
+
+/// How much of a pool: a percentage, or a size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Watermark(Mark);
+
+impl From<Watermark> for Mark {
+    fn from(watermark: Watermark) -> Self {
+        watermark.0
+    }
+}
+
+impl FromStr for Watermark {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mark = match text.trim().strip_suffix('%') {
+            Some(number) => number.trim_end().parse::<f64>().ok().map(|percent| Mark::Share(percent / 100.0)),
+            None => text.parse::<Size>().ok().map(|size| Mark::Bytes(size.bytes())),
+        };
+        mark.map(Self).ok_or_else(|| {
+            format!("{text:?} is neither a percentage nor a size: expected a share of the pool, as in \"10%\", or a size, as in \"20GiB\"")
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Watermark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

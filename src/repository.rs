@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
-use varve_repository::{Error, Repository, crypto::MasterKey, seam::Seams, store::Store};
+use varve_repository::{Error, Repository, crypto::MasterKey, memory::Memory, seam::Seams, store::Store};
 
 use crate::{
     arguments::RepositoryAccess,
@@ -20,7 +20,8 @@ pub(crate) async fn open(arguments: &RepositoryAccess) -> anyhow::Result<Reposit
     let access = File::read(arguments.config.as_deref())?.access(arguments)?;
     let store = store(&access)?;
     let master = key::required(&access)?;
-    Ok(Repository::open(store, &master, Seams::system()).await?)
+    let repository = Repository::open(store, &master, Seams::system()).await?;
+    Ok(repository.with_memory(Memory::new(access.memory)))
 }
 
 /// Makes a repository; there must be none.
@@ -56,14 +57,27 @@ pub(crate) async fn open_or_init(access: &Access) -> anyhow::Result<Repository> 
             generate_default(default, &seams)?
         }
     };
-    match Repository::open(store.clone(), &master, seams.clone()).await {
+    let opened: anyhow::Result<Repository> = match Repository::open(store.clone(), &master, seams.clone()).await {
         Err(Error::NoRepository { .. }) => {
             let repository = Repository::init(store, &master, seams).await?;
             tracing::info!(url = repository.store().url(), uuid = %repository.uuid(), "made a new repository");
             Ok(repository)
         }
         result => Ok(result?),
-    }
+    };
+    Ok(opened?.with_memory(Memory::new(access.memory)))
+}
+
+/// Opens the repository for one of several processes, and makes it where there is none yet; whoever comes first makes it.
+///
+/// No key is made here: processes that each made their own would not know one another.
+///
+/// # Errors
+/// `Usage` where no key is named, and the repository's.
+pub(crate) async fn open_shared(access: &Access) -> anyhow::Result<Repository> {
+    let master = key::required(access)?;
+    let repository = Repository::open_or_init(store(access)?, &master, Seams::system()).await?;
+    Ok(repository.with_memory(Memory::new(access.memory)))
 }
 
 fn store(access: &Access) -> Result<Store, Error> {

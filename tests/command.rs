@@ -1,7 +1,5 @@
 //! The operator's commands: what they answer, in both forms, and their exit status.
 
-mod fixtures;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -10,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use fixtures::{
+use varve_harness::{
     Scratch, Setup, Standalone,
     csi::{Client, block, volume},
     driver::{complaint, text, varve},

@@ -1,9 +1,7 @@
 //! The CSI conformance suite, csi-sanity, against the driver: mounted and raw volumes, on XFS and btrfs pools, with a
-//! file and an S3 repository.
+//! file and an S3 repository; in one process, and as a controller and a node.
 //!
 //! No spec is skipped: all that the suite knows is claimed, and the node limits its volumes, so that this is tested too.
-
-mod fixtures;
 
 use std::{
     env, fs,
@@ -14,7 +12,11 @@ use std::{
 use serde::Deserialize;
 use serial_test::serial;
 
-use fixtures::{Pool, S3, Scratch, Setup, Standalone, driver::text, tools};
+use varve_harness::{
+    Controller, Node, Pool, S3, Scratch, Setup, Standalone,
+    driver::{free_address, text},
+    tools,
+};
 
 /// Specs of csi-sanity 5.6.0 that run.
 const SPECS: usize = 102;
@@ -75,8 +77,18 @@ fn conforms(access: &str, filesystem: &'static str, store: Store) {
         setup.environment = server.environment();
     }
     let driver = Standalone::start(&setup);
-    let specs = run_suite(scratch.path(), &setup.endpoint(), access);
+    let specs = run_suite(scratch.path(), &setup.endpoint(), None, access);
+    let store = if server.is_some() { "s3" } else { "file" };
+    judge(&specs, &format!("{access} on {filesystem} with {store}"));
 
+    assert!(driver.terminate().success());
+    assert!(!setup.socket().exists(), "the socket is left behind");
+    let standing = scratch.standing().expect("the kernel's tables can be read");
+    assert_eq!(standing, Vec::<String>::new(), "the driver left something mounted or attached");
+}
+
+/// Checks what the suite says: all of it passed.
+fn judge(specs: &[Spec], what: &str) {
     let named = |state: &str| specs.iter().filter(|spec| spec.state == state).collect::<Vec<_>>();
     let (passed, skipped) = (named("passed"), named("skipped"));
     let pending = named("pending").len();
@@ -85,9 +97,8 @@ fn conforms(access: &str, filesystem: &'static str, store: Store) {
         .filter(|spec| !["passed", "skipped", "pending"].contains(&spec.state.as_str()))
         .map(|spec| format!("{}: {}", spec.name(), spec.failure.as_ref().map_or("", |failure| &failure.message)))
         .collect();
-    let store = if server.is_some() { "s3" } else { "file" };
     summarise(&format!(
-        "csi-sanity {access} on {filesystem} with {store}: {} passed, {} failed, {} skipped",
+        "csi-sanity {what}: {} passed, {} failed, {} skipped",
         passed.len(),
         failed.len(),
         skipped.len()
@@ -96,19 +107,15 @@ fn conforms(access: &str, filesystem: &'static str, store: Store) {
     let skipped: Vec<_> = skipped.into_iter().map(Spec::name).collect();
     assert_eq!(skipped, Vec::<String>::new(), "skipped");
     assert_eq!((passed.len(), pending), (SPECS, PENDING), "specs of the suite that ran, and that it leaves out itself");
-
-    assert!(driver.terminate().success());
-    assert!(!setup.socket().exists(), "the socket is left behind");
-    let standing = scratch.standing().expect("the kernel's tables can be read");
-    assert_eq!(standing, Vec::<String>::new(), "the driver left something mounted or attached");
 }
 
-fn run_suite(folder: &Path, endpoint: &str, access: &str) -> Vec<Spec> {
+fn run_suite(folder: &Path, endpoint: &str, controller: Option<&str>, access: &str) -> Vec<Spec> {
     let report = folder.join("report.json");
     let mutable = folder.join("mutable.yaml");
     fs::write(&mutable, "compression: \"5\"\n").expect("a file can be written");
     let output = Command::new(tools::find("csi-sanity"))
         .args(["-csi.endpoint", endpoint])
+        .args(controller.iter().flat_map(|controller| ["-csi.controllerendpoint", controller]))
         .args(["-csi.testvolumeaccesstype", access])
         .args(["-csi.testvolumesize", &(64 << 20).to_string()])
         .args(["-csi.testvolumeexpandsize", &(128 << 20).to_string()])
@@ -183,4 +190,23 @@ fn mounted_volumes_on_btrfs_with_an_s3_repository() {
 #[serial]
 fn raw_volumes_on_btrfs_with_an_s3_repository() {
     conforms("block", "btrfs", Store::S3);
+}
+
+#[test]
+#[serial]
+fn mounted_volumes_of_a_controller_and_a_node() {
+    let scratch = Scratch::new("varve-conformance-").expect("a folder can be made");
+    let base = Setup::new(scratch.path());
+    let node = Setup { configuration: format!("max_volumes = {MAX_VOLUMES}\n"), ..base.clone() };
+    let controller = Setup { folder: scratch.path().join("controller"), ..base };
+    let address = free_address();
+    let running = (Node::start(&node, address), Controller::start(&controller, &[(&node.node, address)]));
+    let specs = run_suite(scratch.path(), &node.endpoint(), Some(&controller.endpoint()), "mount");
+    judge(&specs, "mount, controller and node");
+
+    assert!(running.1.terminate().success());
+    assert!(running.0.terminate().success());
+    assert!(!node.socket().exists() && !controller.socket().exists(), "a socket is left behind");
+    let standing = scratch.standing().expect("the kernel's tables can be read");
+    assert_eq!(standing, Vec::<String>::new(), "the node left something mounted or attached");
 }

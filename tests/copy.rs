@@ -1,7 +1,5 @@
 //! `varve repository copy`: a second repository, under another key, that stands alone.
 
-mod fixtures;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -32,7 +30,7 @@ use varve_repository::{
     store::Store,
 };
 
-use fixtures::{
+use varve_harness::{
     S3, Scratch,
     driver::{complaint, text, varve},
 };

@@ -1,7 +1,5 @@
 //! The operator's commands on a damaged repository: what they say, what they leave behind, and their exit status.
 
-mod fixtures;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -25,7 +23,7 @@ use varve_repository::{
     store::Store,
 };
 
-use fixtures::{
+use varve_harness::{
     Scratch,
     driver::{complaint, text},
 };

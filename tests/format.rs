@@ -1,8 +1,6 @@
 //! `docs/format.md` suffices to read a repository: `format/restore.py` was written from it alone, and restores every
 //! snapshot to the same bytes as Varve does.
 
-mod fixtures;
-
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt as _, MetadataExt as _},
@@ -14,7 +12,7 @@ use rustix::fs::FallocateFlags;
 use serde_json::Value;
 use varve_proto::csi::{CapacityRange, ControllerExpandVolumeRequest, NodeExpandVolumeRequest};
 
-use fixtures::{
+use varve_harness::{
     Scratch, Setup, Standalone,
     csi::{Client, Published, block, mount, volume},
     driver::{complaint, text, varve},

@@ -1,8 +1,6 @@
 //! What happens when there is no room left: in the pool, and in the repository. Nothing that was written and synced, and
 //! no snapshot that was ready, may be hurt by it; and once there is room again, things go on by themselves.
 
-mod fixtures;
-
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -13,7 +11,7 @@ use serial_test::serial;
 use tonic::Code;
 use varve_proto::csi::ListVolumesRequest;
 
-use fixtures::{
+use varve_harness::{
     Pool, Scratch, Setup, Standalone,
     csi::{Client, block, from_snapshot, mount, volume},
     driver::text,
@@ -132,7 +130,7 @@ async fn a_full_repository_keeps_what_it_has_and_goes_on_when_there_is_room() {
     // What was ready still restores from the full repository.
     let image = scratch.path().join("first.img");
     let output = setup.varve(["snapshot", "restore", &first.snapshot_id, "--to", text(&image)]);
-    assert!(output.status.success(), "{}", fixtures::driver::complaint(&output));
+    assert!(output.status.success(), "{}", varve_harness::driver::complaint(&output));
     tools::run("e2fsck", ["-f", "-n", text(&image)], "e2fsprogs");
 
     // With room again, the next start takes the cut up where it was.
@@ -143,7 +141,7 @@ async fn a_full_repository_keeps_what_it_has_and_goes_on_when_there_is_room() {
     let second = client.snapshot(&growing.id, "second").await;
     let image = scratch.path().join("second.img");
     let output = setup.varve(["snapshot", "restore", &second.snapshot_id, "--to", text(&image)]);
-    assert!(output.status.success(), "{}", fixtures::driver::complaint(&output));
+    assert!(output.status.success(), "{}", varve_harness::driver::complaint(&output));
     let folder = scratch.path().join("mounted");
     fs::create_dir(&folder).expect("a folder can be made");
     tools::run("mount", ["-o", "loop,ro", text(&image), text(&folder)], "mount");

@@ -1,7 +1,5 @@
 //! Bad input: each kind gets the error that it deserves, at once or after bounded retries, and nothing is damaged.
 
-mod fixtures;
-
 use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
@@ -18,7 +16,7 @@ use varve_proto::csi::{
     volume_capability::access_mode::Mode,
 };
 
-use fixtures::{
+use varve_harness::{
     Pool, S3, Scratch, Setup, Standalone,
     csi::{Client, block, from_snapshot, mount, volume},
     driver::{complaint, text, varve},
@@ -80,7 +78,12 @@ fn a_repository_url_with_a_typo_is_bad_usage() {
 #[test]
 fn missing_and_contradictory_arguments_are_bad_usage() {
     refused(&varve(["standalone"]), 2, &["--endpoint", "unix://"]);
-    refused(&varve(["standalone", "--endpoint", "unix:///x.sock"]), 2, &["--node-id"]);
+    refused(&varve(["standalone", "--endpoint", "unix:///x.sock"]), 2, &["--repository"]);
+    refused(
+        &varve(["standalone", "--endpoint", "unix:///x.sock", "--repository", "file:///r"]),
+        2,
+        &["--node-id is missing"],
+    );
     refused(
         &varve(["standalone", "--endpoint", "x.sock", "--node-id", "n", "--pool", "/p", "--repository", "file:///r"]),
         2,

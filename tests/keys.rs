@@ -1,7 +1,5 @@
 //! `varve repository key`: what people do with master keys, what they are told, and that no key is told to anybody.
 
-mod fixtures;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use fixtures::{
+use varve_harness::{
     Scratch,
     driver::{complaint, text, varve},
 };

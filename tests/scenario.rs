@@ -1,7 +1,5 @@
 //! What happens to volumes and snapshots when nodes are lost, drivers killed and workloads busy.
 
-mod fixtures;
-
 use std::{
     fs,
     io::Write as _,
@@ -15,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use varve_proto::csi::{ListSnapshotsRequest, ListVolumesRequest};
 
-use fixtures::{
+use varve_harness::{
     Pool, S3, Scratch, Setup, Standalone,
     csi::{Client, Published, block, from_snapshot, from_volume, mount, volume},
     driver::{complaint, text},

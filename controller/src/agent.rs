@@ -3,6 +3,7 @@
 use std::{error::Error as _, future::Future, time::Duration};
 
 use tonic::{Code, Response, Status};
+use varve_csi::status::chain;
 use varve_proto::agent::{
     CreateCutsRequest, CreateImageRequest, Cut, DeleteCutRequest, DeleteImageRequest, ExpandImageRequest,
     ExpandImageResponse, GetPoolRequest, GetPoolResponse, Image, ListCutsRequest, ListImagesRequest,
@@ -104,7 +105,8 @@ impl Agent {
     /// connection failed, has a source or the code `UNKNOWN`, which agents do not use.
     fn explain(&self, status: Status) -> Status {
         if status.source().is_some() || status.code() == Code::Unknown {
-            Status::unavailable(format!("node {:?} cannot be reached: {}", self.node, status.message()))
+            let reason = status.source().map_or_else(|| status.message().to_owned(), chain);
+            Status::unavailable(format!("node {:?} cannot be reached: {reason}", self.node))
         } else {
             Status::new(status.code(), status.message())
         }

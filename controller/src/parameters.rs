@@ -4,6 +4,8 @@
 //! | --- | --- | --- |
 //! | `compression` | storage, attributes | `none`, or a zstd level from 1 to 19 |
 //! | `bandwidth` | storage, attributes | `none`, or bytes a second with K, M, G (powers of 1000) or Ki, Mi, Gi |
+//! | `weight` | storage, attributes | the share of the node's offloads beside other volumes': 1 to 100, 10 without it |
+//! | `io_bandwidth` | storage, attributes | as `bandwidth`: bytes a second read of the volume's cuts |
 //! | `durability` | snapshot, group snapshot | `bucket` (the default) or `node` |
 //! | `csi.storage.k8s.io/…` | all | anything: what the sidecars add, kept with the record for people |
 //!
@@ -18,6 +20,8 @@ use varve_repository::record::volume::OffloadParameters;
 
 const COMPRESSION: &str = "compression";
 const BANDWIDTH: &str = "bandwidth";
+const WEIGHT: &str = "weight";
+const IO_BANDWIDTH: &str = "io_bandwidth";
 const DURABILITY: &str = "durability";
 const FOREIGN: &str = "csi.storage.k8s.io/";
 
@@ -26,6 +30,8 @@ const FOREIGN: &str = "csi.storage.k8s.io/";
 pub(crate) struct Offload {
     compression: Option<u8>,
     bandwidth: Option<Option<u64>>,
+    weight: Option<u8>,
+    io_bandwidth: Option<Option<u64>>,
 }
 
 impl Offload {
@@ -44,11 +50,12 @@ impl Offload {
 
     fn read<'a>(field: &str, parameters: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<Self, Status> {
         let mut offload = Self::default();
-        visit(field, parameters, &[BANDWIDTH, COMPRESSION], |named, key, value| {
-            if key == COMPRESSION {
-                offload.compression = Some(compression(named, value)?);
-            } else {
-                offload.bandwidth = Some(bandwidth(named, value)?);
+        visit(field, parameters, &[BANDWIDTH, COMPRESSION, IO_BANDWIDTH, WEIGHT], |named, key, value| {
+            match key {
+                COMPRESSION => offload.compression = Some(compression(named, value)?),
+                WEIGHT => offload.weight = Some(weight(named, value)?),
+                IO_BANDWIDTH => offload.io_bandwidth = Some(bandwidth(named, value)?),
+                _ => offload.bandwidth = Some(bandwidth(named, value)?),
             }
             Ok(())
         })?;
@@ -60,6 +67,8 @@ impl Offload {
         OffloadParameters {
             compression: self.compression.or(current.compression),
             bandwidth: self.bandwidth.unwrap_or(current.bandwidth),
+            weight: self.weight.or(current.weight),
+            io_bandwidth: self.io_bandwidth.unwrap_or(current.io_bandwidth),
         }
     }
 
@@ -139,6 +148,13 @@ fn compression(named: &str, value: &str) -> Result<u8, Status> {
     match value.parse() {
         Ok(level @ 1..=19) => Ok(level),
         _ => Err(status::invalid(named, value, "none, or a zstd level from 1 to 19")),
+    }
+}
+
+fn weight(named: &str, value: &str) -> Result<u8, Status> {
+    match value.parse() {
+        Ok(weight @ 1..=100) => Ok(weight),
+        _ => Err(status::invalid(named, value, "a whole number from 1 to 100")),
     }
 }
 

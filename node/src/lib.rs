@@ -10,6 +10,7 @@
 //! filesystem/   mkfs, fsck, mount, grow: what is on a volume
 //! extent/       extent maps and their difference
 //! sys/          every system call that needs `unsafe`
+//! watermark     how little of the pool may be free before something goes
 //! durable       small JSON records on disk
 //! ```
 //!
@@ -28,3 +29,4 @@ pub mod service;
 #[allow(unsafe_code, reason = "the one module that may: every block documents why it is sound")]
 pub mod sys;
 pub mod volume;
+pub mod watermark;

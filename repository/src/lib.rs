@@ -23,7 +23,9 @@
 //! 1 (a root restores byte for byte), 2 (nothing reachable is deleted), 3 (crash safety of the commit),
 //! 6 (a flipped bit is detected before it reaches a volume) and 8 (bounded memory).
 
+pub mod bandwidth;
 pub mod block;
+mod buffer;
 pub mod check;
 pub mod collect;
 pub mod copy;
@@ -36,6 +38,7 @@ pub mod format;
 mod fuzz;
 pub mod hydrate;
 pub mod id;
+pub mod memory;
 pub mod mutation;
 pub mod offload;
 pub mod pack;
@@ -45,6 +48,7 @@ pub mod repair;
 mod repository;
 pub mod run;
 pub mod seam;
+pub mod stages;
 pub mod stats;
 pub mod store;
 mod work;

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use crate::stages::Stages;
+
 /// Counters that the work advances and that anyone may read. Cloning shares them. All in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Counters>);
@@ -14,6 +16,7 @@ struct Counters {
     total: AtomicU64,
     done: AtomicU64,
     moved: AtomicU64,
+    stages: Stages,
 }
 
 /// One reading of a [`Progress`].
@@ -46,6 +49,12 @@ impl Progress {
     /// Counts bytes as sent to, or fetched from, the store.
     pub fn add_moved(&self, bytes: u64) {
         self.0.moved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Where the time goes, stage by stage.
+    #[must_use]
+    pub fn stages(&self) -> &Stages {
+        &self.0.stages
     }
 
     /// Reads all counters; each is right, the three need not be of one instant.

@@ -84,7 +84,7 @@ impl Scene {
             presentation: Presentation::Block,
             home_node: "node".into(),
             source: None,
-            offload: OffloadParameters { compression: Some(7), bandwidth: None },
+            offload: OffloadParameters { compression: Some(7), bandwidth: None, ..OffloadParameters::default() },
             parameters: Default::default(),
             created_at: Timestamp::UNIX_EPOCH,
             complete: true,

@@ -130,7 +130,8 @@ async fn a_large_change_that_moved_content_finds_it_in_the_base() {
     image.write_noise(0, blocks, &Seeded::new(32));
     let offload = |name: &'static str, cut: image::Cut, against| {
         let mut request = request(&repository, name, &cut, against);
-        request.parameters = OffloadParameters { compression: Some(0), bandwidth: None };
+        request.parameters =
+            OffloadParameters { compression: Some(0), bandwidth: None, ..OffloadParameters::default() };
         repository.offload(request)
     };
     let first = offload("first", image.cut(), Against::Nothing).await.unwrap();

@@ -198,7 +198,7 @@ impl Making {
             presentation: Presentation::Block,
             home_node: "node-1".into(),
             source,
-            offload: OffloadParameters { compression: Some(5), bandwidth: None },
+            offload: OffloadParameters { compression: Some(5), bandwidth: None, ..OffloadParameters::default() },
             parameters: BTreeMap::from([("compression".into(), "5".into())]),
             created_at: jiff::Timestamp::UNIX_EPOCH,
             complete: true,

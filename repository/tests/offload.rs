@@ -6,10 +6,10 @@ mod storage;
 use std::{sync::Arc, time::Duration};
 
 use image::{Image, Seeded, assert_same, base, id, init, offload, request, restore};
-use storage::{Memory, Operation};
+use storage::Memory;
 use tokio_util::sync::CancellationToken;
 use varve_repository::{
-    Deletion, Error, Repository, SnapshotState,
+    Deletion, Error, SnapshotState,
     block::{BlockSource, Blocks},
     offload::Against,
     record::{snapshot::Method, volume::OffloadParameters},
@@ -94,7 +94,9 @@ async fn an_incremental_offload_sends_what_changed_and_little_else() {
     assert!(put_bytes(&memory) <= limit, "{} bytes put, {limit} allowed", put_bytes(&memory));
     assert!(put_bytes(&memory) <= changed + 40 * KIB, "{} bytes put", put_bytes(&memory));
     let keys: Vec<String> = memory.puts().into_iter().map(|(key, _)| key).collect();
-    let folders: Vec<&str> = keys.iter().map(|key| key.split('/').next().unwrap()).collect();
+    let mut folders: Vec<&str> = keys.iter().map(|key| key.split('/').next().unwrap()).collect();
+    // The run is put beside the pack.
+    folders[1..3].sort_unstable();
     assert_eq!(folders, ["uploads", "packs", "runs", "snapshots"]);
     assert_same(&restore(&repository, &second).await.unwrap(), &cut.bytes, "the second snapshot");
 
@@ -107,43 +109,6 @@ async fn an_incremental_offload_sends_what_changed_and_little_else() {
     assert!(put_bytes(&memory) <= 16 * KIB, "{} bytes put", put_bytes(&memory));
     assert_eq!(third.runs, second.runs);
     assert_same(&restore(&repository, &third).await.unwrap(), &cut.bytes, "the third snapshot");
-}
-
-/// What stands between a cut and "ready", where the store is far away.
-#[tokio::test(start_paused = true)]
-async fn a_small_incremental_takes_few_requests_and_fewer_round_trips() {
-    const LATENCY: Duration = Duration::from_millis(100);
-    let memory = Memory::new();
-    let repository = Repository::init(memory.store(), &image::master(), image::inline(1)).await.unwrap();
-    let random = Seeded::new(13);
-    let mut image = Image::new(2000);
-    image.write_text(0, 2000, &random);
-    let mut last = offload(&repository, "snapshot 0", &image.cut(), Against::Nothing).await.unwrap();
-    for number in 1..20 {
-        (0..10).for_each(|_| image.write_noise(random.below(2000), 1, &random));
-        let cut = image.cut();
-        memory.arm(None);
-        memory.delay(LATENCY);
-        let start = tokio::time::Instant::now();
-        let root = offload(&repository, &format!("snapshot {number}"), &cut, base(&last)).await.unwrap();
-        let trips = start.elapsed().as_millis() / LATENCY.as_millis();
-        let operations = memory.operations();
-        memory.arm(None);
-        assert_same(&restore(&repository, &root).await.unwrap(), &cut.bytes, "a small incremental");
-        let count = |is: fn(&Operation) -> bool| operations.iter().filter(|operation| is(operation)).count();
-        let [puts, gets, lists] = [
-            count(|operation| matches!(operation, Operation::Put(..))),
-            count(|operation| matches!(operation, Operation::Get(_))),
-            count(|operation| matches!(operation, Operation::List(_))),
-        ];
-        println!("{puts} puts, {gets} reads, {trips} round trips");
-        // The intent, a pack, a run, the root; no listing. What is there and the base at once, the base behind the intent,
-        // the runs that are merged, and four samples of a few reads each beside the packs.
-        assert_eq!((puts, lists), (4, 0));
-        assert!(gets <= 40, "{gets} reads");
-        assert!(trips <= 12, "{trips} round trips");
-        last = root;
-    }
 }
 
 #[tokio::test]
@@ -305,8 +270,8 @@ async fn an_interrupted_offload_decides_nothing() {
     image.write_noise(0, 5000, &Seeded::new(11));
     let cut = image.cut();
     let mut slow = request(&repository, "slow", &cut, Against::Nothing);
-    // So slow that it would take hours.
-    slow.parameters = OffloadParameters { compression: None, bandwidth: Some(1000) };
+    // A pack goes every other second, so that there is one before there are all.
+    slow.parameters = OffloadParameters { bandwidth: Some(2 << 20), ..OffloadParameters::default() };
     let (snapshot, cancel) = (slow.description.id, slow.cancel.clone());
     let running = tokio::spawn({
         let repository = repository.clone();
@@ -437,7 +402,8 @@ async fn a_failed_read_is_told_and_made_good_by_the_next_attempt() {
             request.source = source;
             request.journal = Some(journal.clone());
             // Packs of 4 MiB, so that there is something to go on from.
-            request.parameters = OffloadParameters { compression: Some(0), bandwidth: Some(1 << 20) };
+            request.parameters =
+                OffloadParameters { compression: Some(0), bandwidth: Some(1 << 20), ..OffloadParameters::default() };
             repository.offload(request)
         };
         let error = attempt(Arc::new(Failing { cut: cut.clone(), at })).await.unwrap_err();

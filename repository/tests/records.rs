@@ -25,7 +25,7 @@ fn record(repository: &Repository, name: &str) -> VolumeRecord {
         presentation: Presentation::Xfs,
         home_node: "node-1".into(),
         source: None,
-        offload: OffloadParameters { compression: Some(3), bandwidth: None },
+        offload: OffloadParameters { compression: Some(3), bandwidth: None, ..OffloadParameters::default() },
         parameters: BTreeMap::from([("class".to_owned(), "fast".to_owned())]),
         created_at: Timestamp::UNIX_EPOCH,
         complete: false,

@@ -1,55 +1,76 @@
 //! Tests of the configuration: what it refuses, and that arguments win.
 
+use std::{num::NonZeroU32, time::Duration};
+
+use varve_node::{
+    config::OffloadLimits,
+    pool::{Kind, Location},
+    watermark::{Mark, Marks},
+};
+
 use super::*;
+use crate::arguments::{Controller, Node, Place, Serve, Standalone};
+
+fn serve() -> Serve {
+    Serve {
+        endpoint: Some("unix:///run/csi.sock".into()),
+        repository: RepositoryAccess { repository: Some("file:///srv/repository".into()), ..Default::default() },
+    }
+}
+
+fn place() -> Place {
+    Place { node_id: Some("node-1".into()), pool: Some("/srv/pool".into()), ..Default::default() }
+}
 
 fn standalone() -> Standalone {
-    Standalone {
-        endpoint: Some("unix:///run/csi.sock".into()),
-        node_id: Some("node-1".into()),
-        pool: Some("/srv/pool".into()),
-        repository: RepositoryAccess { repository: Some("file:///srv/repository".into()), ..Default::default() },
-        ..Default::default()
-    }
+    Standalone { serve: serve(), place: place() }
 }
 
 #[test]
 fn the_flags_alone_suffice() {
     let settings = File::default().settings(&standalone()).expect("all that is needed is there");
-    assert_eq!(settings.endpoint, "unix:///run/csi.sock");
+    assert_eq!(settings.serve.endpoint, "unix:///run/csi.sock");
     assert_eq!(settings.node.node_id, "node-1");
     assert_eq!(settings.node.pool, Location::Folder("/srv/pool".into()));
-    assert_eq!(settings.access.url, "file:///srv/repository");
+    assert_eq!(settings.serve.access.url, "file:///srv/repository");
 }
 
 #[test]
 fn a_configuration_alone_suffices_and_arguments_win() {
     let file = File::parse(
         "endpoint = 'unix:///a.sock'\nnode_id = 'a'\npool_image = '/a.img'\npool_size = '20GiB'\n\
-         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\ncollect_hours = 2\nmax_volumes = 8\n",
+         pool_filesystem = 'btrfs'\nrepository = 's3://bucket/a'\nkey_file = '/a.key'\ngrace_seconds = 3\ncollect_hours = 2\nmax_volumes = 8\nmemory = '64MiB'\n",
     )
     .expect("it is well formed");
     let settings = file.settings(&Standalone::default()).expect("all that is needed is there");
     let image = Location::Image { file: "/a.img".into(), bytes: 20 << 30, filesystem: Kind::Btrfs };
     assert_eq!(settings.node.pool, image);
-    assert_eq!(settings.access.key_config, Some("/a.key".into()));
-    assert_eq!(settings.grace, Duration::from_secs(3));
-    assert_eq!(settings.collect, Some(Duration::from_secs(7200)));
+    assert_eq!(settings.serve.access.key_config, Some("/a.key".into()));
+    assert_eq!(settings.serve.grace, Duration::from_secs(3));
+    assert_eq!(settings.control.collect, Some(Duration::from_secs(7200)));
     assert_eq!(settings.node.max_volumes, NonZeroU32::new(8));
+    assert_eq!(settings.serve.access.memory, 64 << 20);
 
     let settings = file.settings(&standalone()).expect("all that is needed is there");
-    assert_eq!(settings.endpoint, "unix:///run/csi.sock");
+    assert_eq!(settings.serve.endpoint, "unix:///run/csi.sock");
     assert_eq!(settings.node.pool, Location::Folder("/srv/pool".into()));
-    assert_eq!(settings.access.url, "file:///srv/repository");
+    assert_eq!(settings.serve.access.url, "file:///srv/repository");
 }
 
 #[test]
 fn what_is_missing_is_named() {
     for (name, missing) in [
-        ("--endpoint", Standalone { endpoint: None, ..standalone() }),
-        ("--node-id", Standalone { node_id: None, ..standalone() }),
-        ("--pool DIR", Standalone { pool: None, ..standalone() }),
-        ("--repository", Standalone { repository: RepositoryAccess::default(), ..standalone() }),
-        ("--pool-size", Standalone { pool: None, pool_image: Some("/p.img".into()), ..standalone() }),
+        ("--endpoint", Standalone { serve: Serve { endpoint: None, ..serve() }, place: place() }),
+        ("--node-id", Standalone { serve: serve(), place: Place { node_id: None, ..place() } }),
+        ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() } }),
+        (
+            "--repository",
+            Standalone { serve: Serve { repository: RepositoryAccess::default(), ..serve() }, place: place() },
+        ),
+        (
+            "--pool-size",
+            Standalone { serve: serve(), place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() } },
+        ),
     ] {
         let error = File::default().settings(&missing).expect_err(name).to_string();
         assert!(error.contains(name), "{error}");
@@ -76,16 +97,62 @@ fn a_value_of_the_wrong_kind_is_refused_without_quoting_its_line() {
 fn numbers_out_of_range_are_refused() {
     for (text, name) in [
         ("overcommit = 0.0", "overcommit"),
+        ("memory = '39MiB'", "memory is 40894464 bytes: expected 40MiB or more"),
         ("overcommit = nan", "overcommit"),
         ("offloads = 0", "offloads"),
         ("freeze_limit_ms = 0", "freeze_limit_ms"),
         ("snapshot_wait_ms = 90000", "snapshot_wait_ms"),
         ("max_volumes = 0", "max_volumes"),
+        ("waiting_cuts = 0", "waiting_cuts"),
+        ("waiting_cuts_per_volume = 200000", "waiting_cuts_per_volume"),
+        ("upload_bandwidth = '1000'", "upload_bandwidth is 1000 B"),
+        ("download_bandwidth = '63KiB'", "download_bandwidth"),
+        ("io_bandwidth = 1", "io_bandwidth"),
         ("grace_seconds = 4000", "grace_seconds"),
         ("collect_hours = 10000", "collect_hours"),
     ] {
         let error = File::parse(text).expect(text).settings(&standalone()).expect_err(text).to_string();
         assert!(error.contains(name) && error.contains("expected"), "{error}");
+    }
+}
+
+#[test]
+fn limits_are_bytes_a_second_and_none_unless_they_are_set() {
+    let settings = File::default().settings(&standalone()).expect("all that is needed is there");
+    assert_eq!(settings.serve.bandwidth, Bandwidth { upload: None, download: None });
+    assert_eq!(settings.node.offload_limits, OffloadLimits::default());
+    let text = "upload_bandwidth = '100MiB'\ndownload_bandwidth = '10MB'\nio_bandwidth = '64KiB'\nwaiting_cuts = 7\n\
+                waiting_cuts_per_volume = 3\n";
+    let settings = File::parse(text).expect("it is well formed").settings(&standalone()).expect("it is within range");
+    assert_eq!(settings.serve.bandwidth, Bandwidth { upload: Some(100 << 20), download: Some(10_000_000) });
+    let limits =
+        OffloadLimits { waiting_of_volume: 3, waiting: 7, io_bandwidth: Some(64 << 10), ..OffloadLimits::default() };
+    assert_eq!(settings.node.offload_limits, limits);
+    for text in ["upload_bandwidth = 'fast'", "io_bandwidth = 0", "download_bandwidth = '-1MiB'"] {
+        File::parse(text).expect_err(text);
+    }
+}
+
+#[test]
+fn watermarks_are_shares_or_sizes_in_their_order() {
+    let marks = |text: &str| {
+        let settings = File::parse(text)?.settings(&standalone());
+        settings.map(|settings| settings.node.marks).map_err(|error| error.to_string())
+    };
+    assert_eq!(marks("").expect("there are defaults"), Marks::default());
+    let some = marks("shed_bases_below = '20GiB'\nrefuse_snapshots_below = '2.5%'").expect("both are right");
+    assert_eq!(some.shed_bases_below, Mark::Bytes(20 << 30));
+    assert_eq!(some.refuse_snapshots_below, Mark::Share(0.025));
+    for (text, name) in [
+        ("shed_bases_below = '60%'", "shed_bases_below is 60%: expected 0.1% to 50%"),
+        ("refuse_snapshots_below = '0%'", "refuse_snapshots_below is 0%: expected 0.1% to 50%"),
+        ("refuse_snapshots_below = 'nan%'", "refuse_snapshots_below is NaN%: expected"),
+        ("shed_bases_below = '4%'", "refuse_snapshots_below is 5%: expected at most shed_bases_below, which is 4%"),
+        ("shed_bases_below = 'much'", "as in \"10%\""),
+        ("shed_bases_below = '1GiB'\nrefuse_snapshots_below = '2GiB'", "expected at most shed_bases_below"),
+    ] {
+        let error = marks(text).expect_err(text);
+        assert!(error.contains(name), "{error}");
     }
 }
 
@@ -133,9 +200,47 @@ fn the_second_repository_is_named_by_arguments_environment_and_configuration() {
 fn an_odd_node_id_is_refused() {
     for id in ["", "a b", "a/b", &"x".repeat(193)] {
         let error = File::default()
-            .settings(&Standalone { node_id: Some(id.into()), ..standalone() })
+            .settings(&Standalone { serve: serve(), place: Place { node_id: Some(id.into()), ..place() } })
             .expect_err("it is no node's name")
             .to_string();
         assert!(error.contains("--node-id"), "{error}");
     }
+}
+
+#[test]
+fn a_controller_has_nodes_and_no_pool() {
+    let file = File::parse("[nodes]\nnode-1 = '10.0.0.1:7420'\nnode-2 = 'node-2.example:7421'\n").expect("well formed");
+    let settings = file.controller(&Controller { serve: serve() }).expect("all that is needed is there");
+    let nodes = [("node-1", "10.0.0.1:7420"), ("node-2", "node-2.example:7421")];
+    assert_eq!(
+        settings.discovery,
+        Discovery::Table(nodes.map(|(name, address)| (name.to_owned(), address.to_owned())).into())
+    );
+    let error = File::default().controller(&Controller { serve: serve() }).expect_err("none are named").to_string();
+    assert!(error.contains("[nodes]") && error.contains("10.0.0.1:7420"), "{error}");
+    for (text, names) in [
+        ("node-1 = '10.0.0.1'", ["node-1", "10.0.0.1"]),
+        ("node-1 = ':7420'", ["node-1", ":7420"]),
+        ("node-1 = 'host:0'", ["node-1", "host:0"]),
+        ("'node 1' = 'host:7420'", ["node 1", "expected"]),
+    ] {
+        let file = File::parse(&format!("[nodes]\n{text}\n")).expect("well formed");
+        let error = file.controller(&Controller { serve: serve() }).expect_err(text).to_string();
+        assert!(names.iter().all(|name| error.contains(name)) && error.contains("[nodes]"), "{error}");
+    }
+}
+
+#[test]
+fn a_node_listens_where_it_is_told() {
+    let listen = |file: &File, agent_listen: Option<&str>| {
+        let agent_listen = agent_listen.map(|text| text.parse().expect("an address"));
+        let settings = file.node(&Node { serve: serve(), place: place(), agent_listen });
+        settings.expect("all that is needed is there").agent_listen.to_string()
+    };
+    let file = File::parse("agent_listen = '127.0.0.1:1'\n").expect("well formed");
+    assert_eq!(listen(&File::default(), None), "0.0.0.0:7420");
+    assert_eq!(listen(&file, None), "127.0.0.1:1");
+    assert_eq!(listen(&file, Some("[::1]:2")), "[::1]:2");
+    let error = File::parse("agent_listen = 'here'\n").expect_err("it is no address");
+    assert!(error.contains("line 1"), "{error}");
 }

@@ -16,9 +16,6 @@ mod fill;
 mod kubelet;
 mod play;
 mod report;
-mod scratch;
-#[cfg(test)]
-mod scratch_tests;
 mod tree;
 mod writer;
 
@@ -28,7 +25,9 @@ use anyhow::{Context as _, bail};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use self::{play::Play, scratch::Scratch};
+use varve_scratch::Scratch;
+
+use self::play::Play;
 use crate::{
     arguments::{Demo, PoolFilesystem},
     failure::{Found, Usage},

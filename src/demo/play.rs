@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use varve_repository::{
     Repository, SnapshotState, crypto::MasterKey, record::snapshot::Root, seam::Seams, store::Store,
 };
+use varve_scratch::Scratch;
 
 use super::{
     Narrator,
@@ -28,7 +29,6 @@ use super::{
     in_millis,
     kubelet::{Kubelet, Mounted},
     report::{Comparison, Report, SnapshotReport, WriterReport},
-    scratch::Scratch,
     tree::Tree,
     writer::{self, Ledger},
 };

@@ -14,8 +14,9 @@ use std::{
 
 use serial_test::serial;
 
+use varve_harness::{Pool, tools, wait_for};
+
 use super::{
-    fixtures::{Pool, tools, wait_for},
     http::Connection,
     process::{Process, free_port},
     scene::Scene,

@@ -13,8 +13,9 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serial_test::serial;
 
+use varve_harness::{Pool, wait_for};
+
 use super::{
-    fixtures::{Pool, wait_for},
     http::Connection,
     process::{Process, free_port},
     scene::Scene,

@@ -4,9 +4,6 @@
 //! it writes, destroys the pool and everything on it, and restores with a second driver on an empty pool. What was
 //! acknowledged before a snapshot was asked for has to be in it, and the file system has to be without fault.
 
-#[path = "../fixtures/mod.rs"]
-mod fixtures;
-
 mod envoy;
 mod etcd;
 mod http;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use varve_proto::csi::Snapshot;
 
-use super::fixtures::{
+use varve_harness::{
     Pool, Scratch, Setup, Standalone,
     csi::{Client, Published, from_snapshot, mount, volume},
     driver::{complaint, text},
@@ -114,5 +114,5 @@ impl Rescue {
 }
 
 fn capability(filesystem: &str) -> varve_proto::csi::VolumeCapability {
-    if filesystem.is_empty() { super::fixtures::csi::block() } else { mount(filesystem) }
+    if filesystem.is_empty() { varve_harness::csi::block() } else { mount(filesystem) }
 }

@@ -7,10 +7,9 @@ use std::{
 
 use serial_test::serial;
 
-use super::{
-    fixtures::{Pool, csi::Published},
-    scene::Scene,
-};
+use varve_harness::{Pool, csi::Published};
+
+use super::scene::Scene;
 
 const BYTES: u64 = 100 << 30;
 

@@ -13,11 +13,9 @@ use std::{
 
 use serial_test::serial;
 
-use super::{
-    fixtures::{Pool, wait_for},
-    process::Process,
-    scene::Scene,
-};
+use varve_harness::{Pool, wait_for};
+
+use super::{process::Process, scene::Scene};
 
 /// Inserts rows without end; each row's number is acknowledged once its transaction is committed.
 struct Writer {

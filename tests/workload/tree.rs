@@ -10,7 +10,9 @@ use std::{
 
 use serial_test::serial;
 
-use super::{fixtures::Pool, scene::Scene};
+use varve_harness::Pool;
+
+use super::scene::Scene;
 
 const FOLDERS: u32 = 250;
 const FILES: u32 = 400;

@@ -46,10 +46,27 @@ fn rates_take_decimal_and_binary_units() {
 }
 
 #[test]
+fn weights_are_one_to_a_hundred_and_reads_are_limited_as_sending_is() {
+    for (text, weight) in [("1", 1), ("10", 10), ("100", 100)] {
+        assert_eq!(offload(&[("weight", text)]).unwrap().weight, Some(weight), "{text}");
+    }
+    for text in ["", "0", "101", "-1", "1.5", "none", "heavy"] {
+        let error = offload(&[("weight", text)]).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{text}");
+        assert!(error.message().contains("parameters[\"weight\"]"), "{}", error.message());
+        assert!(error.message().contains("from 1 to 100"), "{}", error.message());
+    }
+    let both = offload(&[("bandwidth", "10M"), ("io_bandwidth", "20Mi")]).unwrap();
+    assert_eq!((both.bandwidth, both.io_bandwidth), (Some(10_000_000), Some(20 << 20)));
+    let error = offload(&[("io_bandwidth", "0")]).unwrap_err();
+    assert!(error.message().contains("parameters[\"io_bandwidth\"]"), "{}", error.message());
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_known_ones_named() {
     let error = offload(&[("compresion", "3")]).unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
-    for part in ["parameters", "\"compresion\"", "bandwidth, compression"] {
+    for part in ["parameters", "\"compresion\"", "bandwidth, compression, io_bandwidth, weight"] {
         assert!(error.message().contains(part), "{}", error.message());
     }
     let error = Durability::parse("parameters", &map(&[("compression", "3")])).unwrap_err();
@@ -65,11 +82,14 @@ fn what_sidecars_add_is_accepted() {
 
 #[test]
 fn only_what_is_named_changes() {
-    let current = OffloadParameters { compression: Some(3), bandwidth: Some(1000) };
+    let current =
+        OffloadParameters { compression: Some(3), bandwidth: Some(1000), weight: Some(20), io_bandwidth: Some(5000) };
     let change = |entries: &[(&str, &str)]| Offload::parse("mutable_parameters", &map(entries)).unwrap();
     assert_eq!(change(&[]).over(current), current);
     assert_eq!(change(&[("bandwidth", "none")]).over(current).bandwidth, None);
     assert_eq!(change(&[("bandwidth", "none")]).over(current).compression, Some(3));
+    assert_eq!(change(&[("weight", "5")]).over(current), OffloadParameters { weight: Some(5), ..current });
+    assert_eq!(change(&[("io_bandwidth", "none")]).over(current), OffloadParameters { io_bandwidth: None, ..current });
     assert!(change(&[("compression", "3")]).holds_in(current));
     assert!(!change(&[("compression", "none")]).holds_in(current));
 }

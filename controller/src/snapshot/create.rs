@@ -3,9 +3,11 @@
 //! A snapshot's id follows from its name and a generation, which moves on each time a snapshot of that name is deleted;
 //! so a repeated call finds what the first one made, and a name can be used again.
 //!
-//! A call that finds the cut answers at once with its state: only the call that makes the cut waits for the offload. Making
-//! a cut is asked for only after the repository, read last, had neither a root nor a tombstone at the id: a cut that
-//! was offloaded and forgotten while the nodes were asked is then found as a root, and is not made a second time.
+//! A call that finds the cut answers at once with its state: only the call that makes the cut waits for the offload. A cut is
+//! made only after the repository, read last, had neither a root nor a tombstone at the id: a cut that was offloaded and
+//! forgotten while the nodes were asked is then found as a root, and is not made a second time. For a snapshot that goes to
+//! the repository the node that makes the cut looks there, after it has looked for the cut on itself, so that no round trip
+//! is spent on looking here as well; what is found is the same, since a root never comes back behind a tombstone.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -90,16 +92,25 @@ impl Controller {
         let order = Order::parse(request)?;
         let volume = catalog::volume_id("source_volume_id", &order.volume)?;
         let _held = self.hold(format!("snapshot name {}", order.name))?;
-        let (id, root) = stored(self.repository().current_snapshot(&order.name).await)?;
+        // At once: each is a round trip to the store.
+        let (current, record) =
+            futures::join!(self.repository().current_snapshot(&order.name), self.repository().volume(volume));
+        let (id, root) = stored(current)?;
         let _held_id = self.hold(super::exclusively(id))?;
         if let Some(root) = root {
             return order.accept(Snapshot::of_root(&root), volume);
         }
-        let record = stored(self.repository().volume(volume).await)?.map(|record| record.value);
+        let record = stored(record)?.map(|record| record.value);
         if let Some(cut) = self.find_cut(id, record.as_ref().map(|record| record.home_node.as_str())).await? {
             return order.accept(cut, volume);
         }
-        match stored(self.repository().snapshot(id).await)? {
+        let node_looks =
+            order.durability == Durability::Bucket && record.as_ref().is_some_and(|record| record.complete);
+        let state = match node_looks {
+            true => SnapshotState::Absent,
+            false => stored(self.repository().snapshot(id).await)?,
+        };
+        match state {
             SnapshotState::Absent => {}
             SnapshotState::Committed(root) => return order.accept(Snapshot::of_root(&root), volume),
             SnapshotState::Gone(_) => {

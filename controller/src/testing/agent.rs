@@ -27,7 +27,10 @@ use varve_repository::{
     block::{BlockSource, Blocks, Change, ChangeSource},
     offload::{self, Against},
     progress::Progress,
-    record::{snapshot::SnapshotDescription, volume::Presentation},
+    record::{
+        snapshot::{Root, SnapshotDescription},
+        volume::Presentation,
+    },
 };
 
 use super::GIB;
@@ -317,8 +320,14 @@ impl FakeAgent {
                 Err(Status::already_exists("the id belongs to a cut of another volume"))
             };
         }
-        let committed = self.repository.snapshot(member.snapshot_id.parse().unwrap()).await.unwrap();
-        assert!(!matches!(committed, SnapshotState::Committed(_)), "the controller has read the root before");
+        match self.repository.snapshot(member.snapshot_id.parse().unwrap()).await.unwrap() {
+            SnapshotState::Absent => {}
+            SnapshotState::Committed(root) => {
+                assert!(request.durability() == Durability::Bucket, "the controller has read the root before");
+                return committed(&root, member);
+            }
+            SnapshotState::Gone(_) => return Err(Status::aborted("the snapshot was deleted")),
+        }
         let mut state = self.state();
         let Some(held) = state.images.get(&member.volume_id) else {
             return Err(Status::not_found(format!("volume {} has no image here", member.volume_id)));
@@ -461,6 +470,27 @@ impl agent_server::Agent for FakeAgent {
         };
         self.answer(Method::GetPool, work).await
     }
+}
+
+/// What a node answers of a snapshot that it finds in the repository.
+fn committed(root: &Root, member: &Member) -> Result<Cut, Status> {
+    let SnapshotDescription { id, name, volume, group, capacity_bytes, created_at, .. } = &root.description;
+    if volume.to_string() != member.volume_id {
+        return Err(Status::already_exists("the id belongs to a snapshot of another volume"));
+    }
+    Ok(Cut {
+        snapshot_id: id.to_string(),
+        snapshot_name: name.clone(),
+        volume_id: volume.to_string(),
+        group_id: group.map(|group| group.to_string()).unwrap_or_default(),
+        created_at: Some(prost_types::Timestamp { seconds: created_at.as_second(), nanos: 0 }),
+        size_bytes: *capacity_bytes,
+        state: State::Ready.into(),
+        message: String::new(),
+        durability: Durability::Bucket.into(),
+        total_bytes: 0,
+        done_bytes: 0,
+    })
 }
 
 /// The offload of a cut that is all zeroes.

@@ -13,7 +13,12 @@ use crate::{Controller, catalog, parameters::Offload};
 
 /// Offload parameters, as the agent takes them.
 pub(super) fn for_agent(offload: OffloadParameters) -> agent::OffloadParameters {
-    agent::OffloadParameters { compression: offload.compression.map(u32::from), bandwidth: offload.bandwidth }
+    agent::OffloadParameters {
+        compression: offload.compression.map(u32::from),
+        bandwidth: offload.bandwidth,
+        weight: offload.weight.map(u32::from),
+        io_bandwidth: offload.io_bandwidth,
+    }
 }
 
 impl Controller {

@@ -81,6 +81,43 @@ pub enum Error {
         #[source]
         source: NoRoom,
     },
+    /// Too many cuts of the volume wait.
+    #[error(
+        "{waiting} snapshots of volume {volume} wait to be offloaded and at most {most} may (waiting_cuts_per_volume): try \
+         again when one of them is ready, or delete some"
+    )]
+    Backlog {
+        /// The volume.
+        volume: VolumeId,
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        most: usize,
+    },
+    /// Too many cuts of all volumes wait.
+    #[error(
+        "{waiting} snapshots on this node wait to be offloaded and at most {most} may (waiting_cuts): try again when some \
+         are ready, or delete some"
+    )]
+    NodeBacklog {
+        /// How many wait, with those of this call that were let through.
+        waiting: usize,
+        /// How many may.
+        most: usize,
+    },
+    /// Hardly anything of the pool is free.
+    #[error(
+        "the pool has {free} of {capacity} bytes free and at least {mark} are needed for this: delete volumes, or snapshots that \
+         are kept on the node; let offloads end; or grow the pool"
+    )]
+    Scarce {
+        /// What is free, in bytes.
+        free: u64,
+        /// All of it, in bytes.
+        capacity: u64,
+        /// What has to be free, in bytes.
+        mark: u64,
+    },
     /// A volume is to be filled with more than it holds.
     #[error("a volume of {bytes} bytes cannot hold its source of {source_bytes} bytes")]
     Smaller {
@@ -133,7 +170,10 @@ impl Error {
             Self::Room { growing: true, source: NoRoom::LargerThanPool { .. }, .. } | Self::Smaller { .. } => {
                 Code::OutOfRange
             }
-            Self::Room { .. } => Code::ResourceExhausted,
+            // Nothing was cut, so the call has failed: `ABORTED` would say that it goes on.
+            Self::Room { .. } | Self::Scarce { .. } | Self::Backlog { .. } | Self::NodeBacklog { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Cut(making::Error::Freeze(_)) => Code::Aborted,
             Self::Cut(making::Error::System { source, .. }) | Self::System { source, .. } => of_system(source),
             Self::Repository(error) if error.kind() == ErrorKind::Local => {

@@ -3,10 +3,7 @@
 use std::{fs, io};
 
 use super::{Agent, Ailment, Severity};
-use crate::{cut::Status, volume::Volume};
-
-/// Below this share of its capacity free, a pool is about to fail writes of its volumes: one part in so many.
-pub(super) const NEARLY_FULL: u64 = 20;
+use crate::{cut::Status, volume::Volume, watermark::Level};
 
 impl Agent {
     /// Finds out what is the matter with a volume; blocks. Empty when it is well.
@@ -39,13 +36,14 @@ impl Agent {
     pub fn pool_ailments(&self) -> Vec<Ailment> {
         let mut ailments: Vec<_> = self.unreadable_pool().into_iter().collect();
         if let Ok(usage) = self.pool().usage()
-            && usage.free < usage.capacity / NEARLY_FULL
+            && self.level(usage) <= Level::Scarce
         {
             ailments.push(Ailment {
                 severity: Severity::Degraded,
                 reason: "PoolNearlyFull",
                 message: format!(
-                    "{} of {} bytes are free: delete volumes or snapshots, or grow the pool",
+                    "{} of {} bytes are free, so snapshots and new volumes are refused: delete volumes or snapshots, or \
+                     grow the pool",
                     usage.free, usage.capacity
                 ),
             });

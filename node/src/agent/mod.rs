@@ -37,6 +37,7 @@ use std::{future::Future, sync::Arc};
 pub use ailment::{Ailment, Severity};
 pub use error::Error;
 use error::Result;
+pub use offload::Standing;
 pub use reconcile::StartError;
 use tokio_util::{
     sync::CancellationToken,
@@ -68,6 +69,7 @@ struct Inner {
     creations: image::Creations,
     offloads: offload::Offloads,
     strays: account::Strays,
+    space: space::Space,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -170,6 +172,6 @@ impl Agent {
     /// How much may be promised to volumes; blocks.
     fn limits(&self) -> Result<Limits> {
         let usage = self.0.pool.usage().map_err(Error::system("measuring", self.0.pool.root()))?;
-        Ok(Limits::new(usage.capacity, self.0.config.overcommit))
+        Ok(Limits::new(usage, self.0.config.overcommit, self.0.config.marks))
     }
 }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use varve_csi::{exclusive::Exclusive, status::chain};
 use varve_repository::{Repository, SnapshotState};
 
-use super::{Agent, Inner, account::Strays, image::Creations, offload::Offloads};
+use super::{Agent, Inner, account::Strays, image::Creations, offload::Offloads, space::Space};
 use crate::{
     config::Config,
     cut::{Cut, Cuts, State, Status, Stranded, making, mounted},
@@ -114,8 +114,9 @@ pub(super) async fn start(config: Config, pool: Pool, repository: Repository) ->
         volumes = volumes.list().len(), cuts = cuts.list().len(), "the pool is in order"
     );
     let agent = Agent(std::sync::Arc::new(Inner {
-        offloads: Offloads::new(config.offloads),
+        offloads: Offloads::new(config.offloads, &config.offload_limits),
         strays: Strays::default(),
+        space: Space::default(),
         config,
         pool,
         repository,
@@ -196,7 +197,16 @@ async fn settle(agent: &Agent, cut: Cut) {
         // No offload waits for the answer: see `account`.
         return;
     }
+    let given_up = matches!(state, State::GivenUp { .. });
+    if given_up {
+        let forsaken = cut.clone();
+        if let Err(error) = agent.block(move |agent| agent.forsake(&forsaken)).await {
+            tracing::warn!(snapshot = %cut.id(), error = chain(&error), "what is left of a cut that was given up stays");
+        }
+    }
     let settled = match agent.repository().snapshot(cut.id()).await {
+        // Also one that is there after all: an answer was lost.
+        Ok(SnapshotState::Committed(_)) if given_up => agent.remove_cut(&cut).await.map_err(|error| chain(&error)),
         Ok(SnapshotState::Gone(_)) => agent.remove_cut(&cut).await.map_err(|error| chain(&error)),
         Ok(SnapshotState::Committed(_)) if state.is_wanted() => {
             let cut = cut.clone();

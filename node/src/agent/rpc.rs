@@ -20,6 +20,9 @@ use crate::{cut, pool::Kind};
 /// The strongest compression that zstd has without its extremes.
 const STRONGEST: u32 = 19;
 
+/// The largest share of a node's offloads.
+const HEAVIEST: u8 = 100;
+
 #[tonic::async_trait]
 impl agent_server::Agent for Agent {
     async fn create_image(
@@ -275,10 +278,20 @@ fn offload(parameters: Option<proto::OffloadParameters>) -> Result<OffloadParame
             _ => Err(status::invalid("offload.compression", level, "0 to 19")),
         })
         .transpose()?;
-    if parameters.bandwidth == Some(0) {
-        return Err(status::invalid("offload.bandwidth", 0, "bytes a second above 0, or none for no limit"));
+    let weight = parameters
+        .weight
+        .map(|weight| match u8::try_from(weight) {
+            Ok(small @ 1..=HEAVIEST) => Ok(small),
+            _ => Err(status::invalid("offload.weight", weight, "1 to 100")),
+        })
+        .transpose()?;
+    let (bandwidth, io_bandwidth) = (parameters.bandwidth, parameters.io_bandwidth);
+    for (field, rate) in [("offload.bandwidth", bandwidth), ("offload.io_bandwidth", io_bandwidth)] {
+        if rate == Some(0) {
+            return Err(status::invalid(field, 0, "bytes a second above 0, or none for no limit"));
+        }
     }
-    Ok(OffloadParameters { compression, bandwidth: parameters.bandwidth })
+    Ok(OffloadParameters { compression, bandwidth, weight, io_bandwidth })
 }
 
 fn whole_blocks(bytes: u64) -> u64 {

@@ -70,7 +70,9 @@ impl From<&Cut> for FoundCut {
             status: cut.status().borrow().clone(),
             durability: match record.state {
                 cut::State::NodeOnly => Durability::Node,
-                cut::State::Pending | cut::State::Base | cut::State::Failed { .. } => Durability::Bucket,
+                cut::State::Pending | cut::State::Base | cut::State::Failed { .. } | cut::State::GivenUp { .. } => {
+                    Durability::Bucket
+                }
             },
             total_bytes: progress.total,
             done_bytes: progress.done,
@@ -123,16 +125,21 @@ impl Agent {
             () = tokio::time::sleep(wait) => {}
             () = self.0.stop.cancelled() => {}
         }
-        known
-            .iter()
-            .map(|known| match known {
-                Known::Committed(root) => Ok(FoundCut::from(&**root)),
+        let mut found = Vec::with_capacity(known.len());
+        for known in &known {
+            found.push(match known {
+                Known::Committed(root) => FoundCut::from(&**root),
                 Known::Here(cut) => match FoundCut::from(cut) {
-                    FoundCut { status: Status::Removed, .. } => Err(Error::Deleted(cut.id())),
-                    found => Ok(found),
+                    // A base that went is in the repository all the same.
+                    FoundCut { status: Status::Removed, .. } => match self.repository().snapshot(cut.id()).await? {
+                        SnapshotState::Committed(root) => FoundCut::from(&*root),
+                        SnapshotState::Absent | SnapshotState::Gone(_) => return Err(Error::Deleted(cut.id())),
+                    },
+                    found => found,
                 },
-            })
-            .collect()
+            });
+        }
+        Ok(found)
     }
 
     /// Finds the snapshots, or cuts them; holds the volumes only for so long.
@@ -159,11 +166,15 @@ impl Agent {
             }
             return Ok(known);
         }
+        if wanted.durability == Durability::Bucket {
+            self.admit_cuts(wanted.members.iter().map(|member| member.volume))?;
+        }
         let volumes = wanted
             .members
             .iter()
             .map(|member| self.volumes().get(&member.volume).ok_or(Error::NoVolume(member.volume)))
             .collect::<Result<Vec<_>>>()?;
+        self.require_room().await?;
         let order: Vec<SnapshotId> = wanted.members.iter().map(|member| member.id).collect();
         let cuts = self
             .block(move |agent| {

@@ -45,7 +45,7 @@ impl From<&Cut> for Fact {
             kind: match record.state {
                 State::Pending | State::Failed { .. } => Kind::Wanted,
                 State::Base => Kind::Base,
-                State::NodeOnly => Kind::Other,
+                State::NodeOnly | State::GivenUp { .. } => Kind::Other,
             },
             origin: record.origin,
         }

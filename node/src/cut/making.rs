@@ -1,7 +1,7 @@
 //! Making cuts: of one volume, or of several at one instant.
 //!
-//! Flush, prepare, flush again: so that little is left to do while writers are held. Then freeze all, clone all, thaw all;
-//! then seal, sync and commit. Everything runs in one blocking call, so that no dropped future leaves anything frozen.
+//! Flush, prepare, flush again and [catch up](super::tracker): so that little is left to do while writers are held. Then
+//! freeze all, clone all, thaw all; then seal, sync and commit. Everything runs in one blocking call, so that no dropped future leaves anything frozen.
 //!
 //! A volume that is not mounted has no writers to hold. A raw block volume has writers that nobody can hold: its device is
 //! flushed and its image cloned in one step of the pool's file system, which is what a power cut would have left.
@@ -25,8 +25,10 @@ use varve_repository::{id::SnapshotId, seam::Clock};
 use super::{
     Cut, Record,
     freeze::{FreezeError, Frozen},
+    haste::{Ahead, Hurry},
     mounted::Use,
     sentinel::Sentinel,
+    tracker::{self, Tracker},
     write_record,
 };
 use crate::{
@@ -117,32 +119,45 @@ pub fn make(
     clock: &dyn Clock,
 ) -> Result<Made, Error> {
     let mut uses = Vec::with_capacity(members.len());
+    let mut trackers = Vec::with_capacity(members.len());
     for member in &members {
         let image = member.data.join(IMAGE);
         let used = Use::of(&image).map_err(Error::system("finding out what uses", &image))?;
         let into = folder.join(member.record.description.id.to_string());
         fs::create_dir(&into).map_err(Error::system("making", &into))?;
         used.flush().map_err(Error::system("flushing what uses", &image))?;
-        filesystem.prepare(&member.data, &into.join(DATA)).map_err(Error::system("preparing a clone of", &image))?;
-        used.flush().map_err(Error::system("flushing what uses", &image))?;
+        let mut tracker = Tracker::of(&used, filesystem);
+        filesystem
+            .prepare_in_steps(&member.data, &into.join(DATA), &mut || tracker.go_on())
+            .map_err(Error::system("preparing a clone of", &image))?;
         uses.push(used);
+        trackers.push(tracker);
     }
-    let mounted: Vec<bool> = uses.iter().map(|used| matches!(used, Use::Mounted(_))).collect();
+    for ((member, used), tracker) in members.iter().zip(&uses).zip(&mut trackers) {
+        let into = folder.join(member.record.description.id.to_string()).join(DATA);
+        tracker.catch_up(filesystem, used, &member.data, &into).map_err(Error::system("cloning", &member.data))?;
+    }
+    let mounted: Vec<bool> = uses.iter().map(|used| matches!(used, Use::Mounted(..))).collect();
     let mount_points = uses
         .into_iter()
         .filter_map(|used| match used {
-            Use::Mounted(mount_point) => Some(mount_point.watched_by(hold.sentinel.clone())),
+            Use::Mounted(mount_point, _) => Some(mount_point.watched_by(hold.sentinel.clone())),
             Use::Nothing | Use::Device(_) => None,
         })
         .collect::<Vec<_>>();
     // Where nobody is held, nobody is held for too long.
+    let ahead = (!mount_points.is_empty()).then(Ahead::begin);
+    let hurry = (!mount_points.is_empty()).then(|| Hurry::begin(hold.sentinel.clone()));
     let frozen = (!mount_points.is_empty()).then(|| Frozen::freeze(mount_points, hold.limit)).transpose()?;
+    drop(hurry);
     let created_at = clock.now();
-    for member in &members {
+    for (member, tracker) in members.iter().zip(&mut trackers) {
         let into = folder.join(member.record.description.id.to_string()).join(DATA);
-        filesystem.cut(&member.data, &into).map_err(Error::system("cloning", &member.data))?;
+        tracker.cut(filesystem, &member.data, &into).map_err(Error::system("cloning", &member.data))?;
     }
     let pause = frozen.map(Frozen::thaw).transpose()?.unwrap_or_default();
+    drop(ahead);
+    tracker::release(trackers);
     for (member, frozen) in members.iter_mut().zip(mounted) {
         let into = folder.join(member.record.description.id.to_string());
         let image = into.join(DATA).join(IMAGE);

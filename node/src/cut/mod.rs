@@ -18,6 +18,7 @@
 //! and then waits for the last lease.
 
 pub mod freeze;
+mod haste;
 pub(crate) mod keep;
 pub mod making;
 pub(crate) mod mounted;
@@ -25,6 +26,7 @@ mod record;
 mod registry;
 pub mod sentinel;
 mod stranded;
+mod tracker;
 
 use std::{
     io,
@@ -93,7 +95,7 @@ impl Status {
         match state {
             State::Pending => Self::Pending { message: String::new() },
             State::Base | State::NodeOnly => Self::Ready,
-            State::Failed { message } => Self::Failed { message: message.clone() },
+            State::Failed { message } | State::GivenUp { message } => Self::Failed { message: message.clone() },
         }
     }
 }
@@ -107,6 +109,11 @@ impl Cut {
         let record: Record = durable::read(&folder.join(RECORD))?.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{} has no {RECORD}", folder.display()))
         })?;
+        let removal = CancellationToken::new();
+        if matches!(record.state, State::GivenUp { .. }) {
+            // There is nothing to read.
+            removal.cancel();
+        }
         Ok(Self(Arc::new(Inner {
             id: record.description.id,
             folder,
@@ -114,7 +121,7 @@ impl Cut {
             status: watch::Sender::new(Status::of(&record.state)),
             record: Mutex::new(record),
             progress: Mutex::default(),
-            removal: CancellationToken::new(),
+            removal,
             lease: Arc::default(),
         })))
     }
@@ -210,6 +217,11 @@ impl Cut {
     pub(crate) async fn lease(&self) -> Option<OwnedRwLockReadGuard<()>> {
         let guard = Arc::clone(&self.0.lease).read_owned().await;
         (!self.0.removal.is_cancelled()).then_some(guard)
+    }
+
+    /// Tells whether somebody reads the image at present.
+    pub(crate) fn is_read(&self) -> bool {
+        self.0.lease.try_write().is_err()
     }
 
     /// Asks readers to end and waits until the last one has.

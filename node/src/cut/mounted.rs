@@ -24,8 +24,8 @@ pub(crate) enum Use {
     Nothing,
     /// Its device, as a raw block volume or not mounted at present.
     Device(File),
-    /// Its file system.
-    Mounted(MountPoint),
+    /// Its file system, on this device.
+    Mounted(MountPoint, LoopDevice),
 }
 
 /// A mounted file system, held open at one of its mount points.
@@ -47,7 +47,7 @@ impl Use {
         if mounts.is_empty() {
             return File::open(device.path()).map(Self::Device);
         }
-        mounts.iter().find_map(MountPoint::open).map(Self::Mounted).ok_or_else(|| {
+        mounts.iter().find_map(MountPoint::open).map(|mount| Self::Mounted(mount, device)).ok_or_else(|| {
             let first = &mounts[0].target;
             io::Error::other(format!("{} is hidden below another mount and cannot be frozen", first.display()))
         })
@@ -61,7 +61,7 @@ impl Use {
         match self {
             Self::Nothing => Ok(()),
             Self::Device(device) => device.sync_all(),
-            Self::Mounted(mount) => Ok(rustix::fs::syncfs(mount.folder.as_fd())?),
+            Self::Mounted(mount, _) => Ok(rustix::fs::syncfs(mount.folder.as_fd())?),
         }
     }
 }

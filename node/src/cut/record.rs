@@ -31,6 +31,12 @@ pub enum State {
     Base,
     /// It is never offloaded: the node is where it is kept (`durability: node`).
     NodeOnly,
+    /// It was not in the repository yet when the pool ran full, and its image went so that no volume's write fails. Its
+    /// record stays: the same snapshot cannot be had again, since that would be another instant.
+    GivenUp {
+        /// What happened and what to do.
+        message: String,
+    },
     /// Its offload cannot succeed without a person. It is tried once more after a restart.
     Failed {
         /// What went wrong and what to do.

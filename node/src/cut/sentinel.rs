@@ -2,11 +2,12 @@
 //!
 //! The watchdog of a [freeze](super::freeze) is a thread and dies with its process: one that is killed while it holds
 //! writers would hold them until its next start. The sentinel is told over a pipe what is about to be frozen and what is
-//! thawed. However its parent ends, the pipe ends with it, and what was not thawed by then the sentinel thaws.
+//! thawed. However its parent ends, the pipe ends with it, and what was not thawed by then the sentinel thaws. So it does
+//! with the kernel's setting that makes freezes [short](super::haste).
 //!
 //! ```text
-//! message   0  1  'f' about to be frozen, 't' thawed
-//!           1     a mount point of it, ended by a zero byte
+//! message   0  1  'f' about to be frozen, 't' thawed, 'h' the kernel is about to be hurried, 'c' it is not any more
+//!           1     a mount point of it (nothing for 'h' and 'c'), ended by a zero byte
 //! ```
 //!
 //! # Concurrency
@@ -26,10 +27,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use super::haste;
 use crate::sys;
 
 const FREEZES: u8 = b'f';
 const THAWED: u8 = b't';
+const HURRY: u8 = b'h';
+const CALM: u8 = b'c';
 
 /// The parent's side: starts the process when it is first needed, and again should it end.
 #[derive(Debug)]
@@ -58,6 +62,20 @@ impl Sentinel {
         // One that is gone has thawed it, or never knew.
         if let Err(error) = self.tell(THAWED, mount_point) {
             tracing::debug!(%error, "the sentinel could not be told of a thaw");
+        }
+    }
+
+    /// Says that the kernel is about to be hurried.
+    pub(super) fn hurry(&self) {
+        if let Err(error) = self.tell(HURRY, Path::new("")) {
+            tracing::debug!(%error, "the sentinel could not be told of a hurry");
+        }
+    }
+
+    /// Says that the kernel is not hurried any more.
+    pub(super) fn calm(&self) {
+        if let Err(error) = self.tell(CALM, Path::new("")) {
+            tracing::debug!(%error, "the sentinel could not be told of a hurry's end");
         }
     }
 
@@ -110,6 +128,7 @@ fn end(mut child: Child) {
 /// The input's. What was known to be frozen by then is thawed all the same.
 pub fn stand_watch(input: impl Read) -> io::Result<usize> {
     let mut frozen: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut hurried = false;
     let mut input = BufReader::new(input);
     let read = loop {
         let mut message = Vec::new();
@@ -121,11 +140,16 @@ pub fn stand_watch(input: impl Read) -> io::Result<usize> {
         match message.as_slice() {
             [FREEZES, path @ .., 0] => drop(frozen.insert(path.to_vec())),
             [THAWED, path @ .., 0] => drop(frozen.remove(path)),
+            [HURRY, 0] => hurried = true,
+            [CALM, 0] => hurried = false,
             // The parent was killed in the middle of a message: nothing was frozen behind it.
             _ => {}
         }
     };
     let thawed = frozen.iter().filter(|path| thaw(Path::new(OsStr::from_bytes(path)))).count();
+    if hurried && let Err(error) = haste::unset() {
+        tracing::error!(%error, "what hurries the kernel cannot be set back");
+    }
     read.map(|()| thawed)
 }
 

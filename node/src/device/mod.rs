@@ -25,8 +25,10 @@ use crate::sys::{self, Context, loops};
 
 mod list;
 mod node;
+mod written;
 
 pub use list::all_below;
+pub(crate) use written::Written;
 
 /// How often a free number is asked for while others snatch it away.
 const ATTEMPTS: u32 = 100;

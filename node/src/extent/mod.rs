@@ -4,6 +4,7 @@
 //! map          FIEMAP in batches, rounded to blocks
 //! allocated    what a first snapshot has to read: every written extent
 //! difference   what a later one has to read: where the base's map and the cut's disagree
+//! exclusive    how much space goes free with an image
 //! image        the bytes themselves, past the page cache
 //! ```
 //!
@@ -14,10 +15,12 @@
 mod aligned;
 mod allocated;
 mod difference;
+mod exclusive;
 mod image;
 mod map;
 
 pub use allocated::Allocated;
 pub use difference::Difference;
+pub use exclusive::exclusive;
 pub use image::{ImageSource, ImageTarget};
 pub use map::{Map, Mapped, State, map};

@@ -73,6 +73,11 @@ impl PoolFilesystem for Btrfs {
         tree::remove(data)
     }
 
+    fn reclaim(&self, root: &Path) -> io::Result<()> {
+        let folder = File::open(root).during("open", root)?;
+        sys::btrfs::sync(&folder).during("sync", root)
+    }
+
     fn moving(&self) -> io::Result<bool> {
         let root = File::open(&self.root).during("open", &self.root)?;
         sys::btrfs::balancing(&root).during("ask for a balance of", &self.root)

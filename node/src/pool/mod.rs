@@ -29,6 +29,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -126,6 +127,42 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// The system's; `into` may then be there in part, and is to be removed or prepared again.
     fn prepare(&self, data: &Path, into: &Path) -> io::Result<()>;
 
+    /// As [`prepare`](Self::prepare), calling `between` after every step: some milliseconds apart, as far as the file system
+    /// works in steps.
+    ///
+    /// # Errors
+    /// As `prepare`, and those of `between`.
+    fn prepare_in_steps(
+        &self,
+        data: &Path,
+        into: &Path,
+        between: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.prepare(data, into)?;
+        between()
+    }
+
+    /// Clones these ranges, in bytes and of whole blocks, into a prepared folder once more: what was written to them since.
+    ///
+    /// # Errors
+    /// The system's; `into` is then to be removed.
+    fn renew(&self, _data: &Path, _into: &Path, _written: &[Range<u64>]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// As [`cut`](Self::cut), of a prepared folder in which nothing but these ranges is out of date.
+    ///
+    /// # Errors
+    /// As `cut`.
+    fn cut_written(&self, data: &Path, into: &Path, _written: &[Range<u64>]) -> io::Result<()> {
+        self.cut(data, into)
+    }
+
+    /// Tells whether a cut takes longer the more extents the image has, unless it is told what was written.
+    fn walks_extents(&self) -> bool {
+        false
+    }
+
     /// Clones the image of `data` into the new or prepared folder `into`, immutable. Called while writers are held: it
     /// does no more than must be done then.
     ///
@@ -144,6 +181,13 @@ pub trait PoolFilesystem: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The system's.
     fn remove(&self, data: &Path) -> io::Result<()>;
+
+    /// Has what was removed counted as free soon, and gives back what the file system on which `root` lies took ahead of
+    /// writes. It may end before everything is counted.
+    ///
+    /// # Errors
+    /// The system's.
+    fn reclaim(&self, root: &Path) -> io::Result<()>;
 
     /// Tells whether blocks may be moving at present (a btrfs balance), so that extent maps cannot be compared.
     ///

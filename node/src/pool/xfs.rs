@@ -6,21 +6,27 @@
 use std::{
     fs::{DirBuilder, File},
     io::{self, ErrorKind},
+    ops::Range,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{IFlags, SeekFrom},
     io::Errno,
 };
+use varve_repository::block::BLOCK_SIZE;
 
 use super::{IMAGE, Kind, PoolFilesystem, tree};
 use crate::sys::{self, Context};
 
-/// How much is cloned at a time while writers go on, in bytes: they wait for one such step at the most, and it has at most
-/// 4096 extents.
-const STEP: u64 = 16 << 20;
+/// How much is cloned at a time while writers go on, in bytes, at the first: they wait for one such step at the most.
+const FIRST_STEP: u64 = 4 << 20;
+/// The least and the most of it, in bytes.
+const STEPS: (u64, u64) = (1 << 20, 4 << 30);
+/// How long a step is to take: its size follows from that, as it takes some 15 µs for every extent.
+const STEP: Duration = Duration::from_millis(4);
 
 /// An XFS with reflink.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,36 +42,69 @@ impl PoolFilesystem for Xfs {
     }
 
     fn prepare(&self, data: &Path, into: &Path) -> io::Result<()> {
+        self.prepare_in_steps(data, into, &mut || Ok(()))
+    }
+
+    fn prepare_in_steps(
+        &self,
+        data: &Path,
+        into: &Path,
+        between: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
         let source = open_image(data)?;
         let bytes = source.metadata().during("inspect", data)?.len();
         let target = new_image(into)?;
         target.set_len(bytes).during("size", into)?;
-        let mut next = 0;
+        let (mut next, mut step) = (0, FIRST_STEP);
         while let Some(written) = next_written(&source, next).during("find data in", data)? {
-            let first = written - written % STEP;
-            let length = STEP.min(bytes.saturating_sub(first));
+            let first = written - written % BLOCK_SIZE;
+            let length = step.min(bytes.saturating_sub(first));
             if length == 0 {
                 break;
             }
+            let started = Instant::now();
             sys::clone::clone_range(&source, &target, first, length).during("clone", data)?;
             next = first + length;
+            step = next_step(step, started.elapsed());
+            between()?;
         }
         Ok(())
     }
 
+    fn renew(&self, data: &Path, into: &Path, written: &[Range<u64>]) -> io::Result<()> {
+        let source = open_image(data)?;
+        let path = into.join(IMAGE);
+        let target = File::options().read(true).write(true).open(&path).during("open", &path)?;
+        clone_ranges(&source, &target, written).during("clone", data)
+    }
+
     fn cut(&self, data: &Path, into: &Path) -> io::Result<()> {
         let source = open_image(data)?;
-        let seal = |target: &File| -> io::Result<()> {
+        let all = |target: &File| -> io::Result<()> {
             rustix::fs::ioctl_ficlone(target, &source).during("clone", data)?;
-            let flags = rustix::fs::ioctl_getflags(target).during("seal", into)?;
-            rustix::fs::ioctl_setflags(target, flags | IFlags::IMMUTABLE).during("seal", into)
+            seal(target).during("seal", into)
         };
         let prepared = into.join(IMAGE);
         match File::options().read(true).write(true).open(&prepared) {
-            Ok(target) => seal(&target),
-            Err(error) if error.kind() == ErrorKind::NotFound => undone(into, || seal(&new_image(into)?)),
+            Ok(target) => all(&target),
+            Err(error) if error.kind() == ErrorKind::NotFound => undone(into, || all(&new_image(into)?)),
             Err(error) => Err(error).during("open", &prepared),
         }
+    }
+
+    fn cut_written(&self, data: &Path, into: &Path, written: &[Range<u64>]) -> io::Result<()> {
+        let source = open_image(data)?;
+        let path = into.join(IMAGE);
+        let target = File::options().read(true).write(true).open(&path).during("open", &path)?;
+        if target.metadata().during("inspect", &path)?.len() != source.metadata().during("inspect", data)?.len() {
+            return self.cut(data, into);
+        }
+        clone_ranges(&source, &target, written).during("clone", data)?;
+        seal(&target).during("seal", into)
+    }
+
+    fn walks_extents(&self) -> bool {
+        true
     }
 
     fn clone_writable(&self, data: &Path, into: &Path) -> io::Result<()> {
@@ -77,9 +116,47 @@ impl PoolFilesystem for Xfs {
         tree::remove(data)
     }
 
+    /// A write to a shared block takes 128 KiB for the copy, and what is not needed of it stays taken for minutes; blocks of
+    /// removed files are freed in the background. One request sees to both.
+    fn reclaim(&self, root: &Path) -> io::Result<()> {
+        let folder = File::open(root).during("open", root)?;
+        sys::xfs::free_preallocated(&folder).during("free what is allocated ahead in", root)
+    }
+
     fn moving(&self) -> io::Result<bool> {
         Ok(false)
     }
+}
+
+/// Clones ranges of one image into another of the same length.
+fn clone_ranges(source: &File, target: &File, ranges: &[Range<u64>]) -> io::Result<()> {
+    let bytes = source.metadata()?.len();
+    for range in ranges {
+        let end = range.end.min(bytes);
+        // A length of nothing would mean up to the end.
+        if range.start < end {
+            sys::clone::clone_range(source, target, range.start, end - range.start)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a cut's image immutable.
+fn seal(image: &File) -> io::Result<()> {
+    let flags = rustix::fs::ioctl_getflags(image)?;
+    Ok(rustix::fs::ioctl_setflags(image, flags | IFlags::IMMUTABLE)?)
+}
+
+/// Chooses the next step by how long the last one took.
+fn next_step(step: u64, took: Duration) -> u64 {
+    let next = if took > STEP * 2 {
+        step / 2
+    } else if took < STEP / 2 {
+        step * 2
+    } else {
+        step
+    };
+    next.clamp(STEPS.0, STEPS.1)
 }
 
 /// Opens the image in `data` for reading: a clone needs no more of its source.

@@ -38,6 +38,8 @@ impl Extent {
     pub const LAST: u32 = 0x1;
     /// `FIEMAP_EXTENT_UNWRITTEN`: allocated, reads as zeroes.
     pub const UNWRITTEN: u32 = 0x800;
+    /// `FIEMAP_EXTENT_SHARED`: other files have it too.
+    pub const SHARED: u32 = 0x2000;
     /// Flags with which the address does not tell where the bytes are: `UNKNOWN`, `DELALLOC`, `ENCODED`, `DATA_ENCRYPTED`,
     /// `NOT_ALIGNED`, `DATA_INLINE`, `DATA_TAIL`.
     pub const ADDRESS_UNKNOWN: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;

@@ -11,6 +11,9 @@ mod context;
 pub mod fiemap;
 pub mod freeze;
 pub mod loops;
+pub mod priority;
+pub mod trace;
+pub mod xfs;
 
 pub use context::Context;
 

@@ -89,6 +89,9 @@ impl Volumes {
     /// What may still be promised, in bytes.
     #[must_use]
     pub(crate) fn provisionable(&self, limits: Limits) -> u64 {
+        if limits.scarce {
+            return 0;
+        }
         limits.promises.saturating_sub(self.promised(&self.promises(), None))
     }
 

@@ -18,6 +18,7 @@ use varve_node::{
     filesystem,
     pool::{Kind, Location, Pool},
     volume::{Access, Staged, Volume},
+    watermark::Marks,
 };
 use varve_proto::agent::{self as proto, agent_server::Agent as _, create_image_request::Source};
 use varve_repository::{
@@ -43,6 +44,9 @@ pub(crate) const LONG: u32 = 120_000;
 pub(crate) struct Site {
     folder: TempDir,
     kind: Kind,
+    /// How large its pools are, in bytes.
+    pub(crate) pool_bytes: u64,
+    pub(crate) marks: Marks,
     pub(crate) repository: Repository,
 }
 
@@ -65,7 +69,7 @@ impl Site {
     async fn with(folder: TempDir, kind: Kind, store: Store) -> Self {
         let master = MasterKey::generate(&System);
         let repository = Repository::init(store, &master, Seams::system()).await.expect("a new repository");
-        Self { folder, kind, repository }
+        Self { folder, kind, pool_bytes: 1024 * MIB, marks: Marks::default(), repository }
     }
 
     /// Flips a bit of every pack in the repository's folder.
@@ -82,7 +86,7 @@ impl Site {
     pub(crate) fn location(&self, name: &str) -> Location {
         Location::Image {
             file: self.folder.path().join(format!("{name}.img")),
-            bytes: 1024 * MIB,
+            bytes: self.pool_bytes,
             filesystem: self.kind,
         }
     }
@@ -92,7 +96,9 @@ impl Site {
             node_id: name.into(),
             pool: self.location(name),
             overcommit: 2.0,
+            marks: self.marks,
             offloads: 2,
+            offload_limits: Default::default(),
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,
@@ -101,7 +107,11 @@ impl Site {
 
     /// Starts the node of that name, on the pool that it left or on a new one.
     pub(crate) async fn node(&self, name: &str) -> Node {
-        let config = self.config(name);
+        self.start(self.config(name)).await
+    }
+
+    /// Starts a node that is configured so.
+    pub(crate) async fn start(&self, config: Config) -> Node {
         let pool = Pool::open(&config.pool).expect("a pool");
         let agent = Agent::start(config, pool, self.repository.clone()).await.expect("the agent starts");
         Node { agent, mounts: self.folder.path().join("mounts") }

@@ -1,6 +1,6 @@
 //! A store with a gate: while it is shut, nobody gets to put or read a pack, and those who try wait.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,15 +26,28 @@ pub(crate) struct Gate {
     inner: InMemory,
     position: watch::Sender<Position>,
     waiting: watch::Sender<usize>,
+    /// What was put, in that order.
+    put: Mutex<Vec<String>>,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self { inner: InMemory::new(), position: watch::Sender::new(Position::Open), waiting: watch::Sender::new(0) }
+        Self {
+            inner: InMemory::new(),
+            position: watch::Sender::new(Position::Open),
+            waiting: watch::Sender::new(0),
+            put: Mutex::default(),
+        }
     }
 
     pub(crate) fn set(&self, position: Position) {
         self.position.send_replace(position);
+    }
+
+    /// The keys below a folder that were put, in that order.
+    pub(crate) fn put_below(&self, folder: &str) -> Vec<String> {
+        let put = self.put.lock().expect("no holder panics");
+        put.iter().filter(|key| key.starts_with(folder)).cloned().collect()
     }
 
     /// Waits until somebody stands before the shut gate.
@@ -76,7 +89,9 @@ impl fmt::Display for Gate {
 impl ObjectStore for Gate {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.pass(location).await?;
-        self.inner.put_opts(location, payload, options).await
+        let put = self.inner.put_opts(location, payload, options).await?;
+        self.put.lock().expect("no holder panics").push(location.to_string());
+        Ok(put)
     }
 
     async fn put_multipart_opts(

@@ -1,6 +1,8 @@
 //! The agent on real pools: XFS and btrfs in files, loop devices, mounted file systems, a repository. Needs root.
 
+mod fairness;
 mod fixture;
+mod full;
 mod gate;
 mod group;
 mod image;

@@ -15,6 +15,7 @@ use varve_node::{
     pool::{Kind, Location, Pool, PoolErrorKind},
     service::NodeService,
     volume::Volume,
+    watermark::Marks,
 };
 use varve_proto::{
     agent::{self as proto, agent_server::Agent as _},
@@ -82,7 +83,9 @@ impl Site {
             node_id: "node-1".into(),
             pool: Location::Image { file, bytes: 2048 * MIB, filesystem: self.kind },
             overcommit: 2.0,
+            marks: Marks::default(),
             offloads: 1,
+            offload_limits: Default::default(),
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,

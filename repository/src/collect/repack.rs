@@ -142,6 +142,7 @@ impl<'a> Repacking<'a> {
     async fn put(&mut self, filling: Filling) -> Result<()> {
         let Some(Filled { reference, bytes, moves }) = filling.finish() else { return Ok(()) };
         let length = bytes.len() as u64;
+        self.repository.upload_bandwidth().acquire(length).await;
         let mut put = self.repository.store().put_new(&reference.key(), bytes.clone()).await;
         if matches!(&put, Err(error) if error.kind() == ErrorKind::Full) && !self.added.is_empty() {
             // What was copied before makes room once it is pruned.

@@ -16,6 +16,8 @@ use crate::{
 const CHUNK_ID_CONTEXT: &str = "varve format 1 chunk id";
 const NAMES_CONTEXT: &str = "varve format 1 names";
 const RECORD_CONTEXT: &str = "varve format 1 record";
+/// No part of the format: nothing in the bucket depends on it.
+const AGENT_AUTHORITY_CONTEXT: &str = "varve agent api 1 authority";
 
 /// The key that a repository's content is sealed under.
 pub(crate) struct DataKey {
@@ -73,6 +75,11 @@ impl DataKey {
         &self.records
     }
 
+    /// Derives the seed of the authority that certifies the processes of this repository to one another.
+    pub(crate) fn authority_seed(&self) -> AuthoritySeed {
+        AuthoritySeed(derive(AGENT_AUTHORITY_CONTEXT, &[&*self.key]))
+    }
+
     /// Derives the id of the volume of that name.
     pub(crate) fn volume_id(&self, name: &str) -> VolumeId {
         VolumeId::from_bytes(self.name_id(&[b"volume\0", name.as_bytes()]))
@@ -108,6 +115,18 @@ impl DataKey {
 impl fmt::Debug for DataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DataKey(…)")
+    }
+}
+
+/// What the key of a repository's own certificate authority is made of. All processes that opened the repository have the
+/// same one, whatever master key they opened it with, and nobody else has it. It tells nothing of the data key.
+pub struct AuthoritySeed(Zeroizing<[u8; KEY_LEN]>);
+
+impl AuthoritySeed {
+    /// The seed's bytes, for making the authority's key alone.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
     }
 }
 

@@ -6,7 +6,8 @@
 //!                                                                   ├─> names          keyed BLAKE3: ids of volumes, snapshots, groups
 //!                                                                   ├─> records        AES-256-GCM, random nonces
 //!                                                                   ├─> one key a pack AES-256-GCM, ordinals as nonces
-//!                                                                   └─> one key a run  AES-256-GCM, ordinals as nonces
+//!                                                                   ├─> one key a run  AES-256-GCM, ordinals as nonces
+//!                                                                   └─> authority      seed of the key that certifies processes
 //! ```
 //!
 //! # Invariants
@@ -20,6 +21,7 @@ mod master_key;
 mod object_cipher;
 mod slot;
 
+pub use data_key::AuthoritySeed;
 pub use master_key::MasterKey;
 pub use slot::{InvalidLabel, InvalidSlotId, Label, SlotId};
 
@@ -71,6 +73,20 @@ impl Aes {
         self.0
             .seal_in_place_append_tag(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(associated), buffer)
             .expect("a text far below 64 GiB can be sealed");
+    }
+
+    /// Opens into another buffer, which is as long as the text without its tag. What is there after a rejection is not to
+    /// be read.
+    fn open_into(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        associated: &[u8],
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), Rejected> {
+        let (text, tag) = sealed.split_at_checked(plain.len()).ok_or(Rejected)?;
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        self.0.open_separate_gather(nonce, aead::Aad::from(associated), text, tag, plain).map_err(|_| Rejected)
     }
 
     /// Opens in place and removes the tag. What is left after a rejection is not to be read.

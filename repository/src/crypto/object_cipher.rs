@@ -41,6 +41,13 @@ impl ObjectCipher {
         self.aes.open(Self::nonce(ordinal), associated, buffer)
     }
 
+    fn open_part_into(&self, ordinal: u32, associated: &[u8], sealed: &[u8], plain: &mut [u8]) -> Result<(), Rejected> {
+        if ordinal == DIRECTORY_ORDINAL {
+            return Err(Rejected);
+        }
+        self.aes.open_into(Self::nonce(ordinal), associated, sealed, plain)
+    }
+
     fn seal_directory(&self, buffer: &mut Vec<u8>) {
         self.aes.seal(Self::nonce(DIRECTORY_ORDINAL), &self.id, buffer);
     }
@@ -61,6 +68,17 @@ impl PackCipher {
     /// Seals the `ordinal`th chunk of the pack; an ordinal is used once.
     pub(crate) fn seal_chunk(&self, ordinal: u32, id: &ChunkId, buffer: &mut Vec<u8>) {
         self.0.seal_part(ordinal, id.as_bytes(), buffer);
+    }
+
+    /// Opens the `ordinal`th chunk of the pack into a buffer of its length.
+    pub(crate) fn open_chunk_into(
+        &self,
+        ordinal: u32,
+        id: &ChunkId,
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), Rejected> {
+        self.0.open_part_into(ordinal, id.as_bytes(), sealed, plain)
     }
 
     /// Opens the `ordinal`th chunk of the pack.

@@ -216,3 +216,25 @@ proptest! {
         prop_assert_eq!(cipher.open_index(&mut sealed[..at].to_vec()), Err(Rejected));
     }
 }
+
+#[test]
+fn the_authority_s_seed_follows_from_the_data_key_alone_and_is_no_other_key() {
+    let key = data_key();
+    let seed = key.authority_seed();
+    assert_eq!(seed.as_bytes(), data_key().authority_seed().as_bytes());
+    let other = DataKey::new(Zeroizing::new([8; KEY_LEN]));
+    assert_ne!(seed.as_bytes(), other.authority_seed().as_bytes());
+    assert_ne!(seed.as_bytes(), key.as_bytes());
+    // What any two versions of this program have to agree upon.
+    let expected = blake3::derive_key("varve agent api 1 authority", &[7; KEY_LEN]);
+    assert_eq!(seed.as_bytes(), &expected);
+
+    // It outlives a change of master keys: both slots hold the same data key.
+    let seams = fixed::seams(3);
+    let uuid = Uuid::nil();
+    for _ in 0..2 {
+        let master = MasterKey::generate(&*seams.entropy);
+        let opened = KeySlot::seal(&key, &master, None, uuid, &seams).open(&master, uuid).unwrap();
+        assert_eq!(opened.authority_seed().as_bytes(), seed.as_bytes());
+    }
+}

@@ -7,19 +7,21 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Patience, Statistics, add,
     losses::Losses,
-    plan::{Read, Wanted},
+    plan::{Piece, Read, Wanted},
 };
 use crate::{
     Error, Repository, Result,
     block::{BLOCK_SIZE, BlockTarget, Blocks},
+    buffer::{Buffer, Buffers},
     fault::Fault,
-    pack::{self, Chunks},
+    pack::{self, Chunks, Workspace},
     progress::Progress,
+    stages::{Stage, Stages},
     work::Worker,
 };
 
 /// Blocks that follow one another are written together up to this many bytes.
-const WRITE_BYTES: usize = 1 << 20;
+pub(super) const WRITE_BYTES: usize = 1 << 20;
 
 /// What all reads share.
 pub(super) struct Fetcher {
@@ -27,6 +29,9 @@ pub(super) struct Fetcher {
     pub(super) worker: Worker,
     pub(super) target: Arc<dyn BlockTarget>,
     pub(super) progress: Progress,
+    pub(super) stages: Stages,
+    /// What is written lies in these until it is.
+    pub(super) buffers: Buffers,
     /// Heeded before every chunk.
     pub(super) stop: CancellationToken,
     /// Takes what is damaged; without it damage is an error.
@@ -68,10 +73,13 @@ impl Fetcher {
     /// Reads the chunks, again where the store fails for a moment.
     async fn read(&self, read: &Read) -> Result<Chunks> {
         let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
+        let bytes = read.bytes();
         let patiently = async {
+            self.stages.waited_async(Stage::Fetch, self.repository.download_bandwidth().acquire(bytes)).await;
             let mut patience = Patience::default();
             loop {
-                match pack::read_chunks(&self.repository, &read.pack, &wanted).await {
+                let reading = pack::read_chunks(&self.repository, &read.pack, &wanted);
+                match self.stages.timed_async(Stage::Fetch, bytes, reading).await {
                     Err(error) if patience.outlasts(&self.repository, &error).await => {}
                     chunks => return chunks,
                 }
@@ -83,29 +91,63 @@ impl Fetcher {
     /// Verifies every chunk and writes what is wanted of it; blocking.
     fn write(&self, read: &Read, fetched: &Chunks) -> Result<Statistics> {
         let mut statistics = Statistics { written_bytes: 0, fetched_bytes: fetched.read_bytes() };
-        let mut pending = Pending { fetcher: self, first: Blocks::ZERO, bytes: Vec::new() };
-        for (chunk, (_, plain)) in read.chunks.iter().zip(fetched.open(self.repository.data_key())) {
+        let key = self.repository.data_key();
+        let (opener, mut workspace, mut plain) = (fetched.opener(key), Workspace::default(), Vec::new());
+        let mut pending = Pending { fetcher: self, first: Blocks::ZERO, buffer: self.buffers.take(), filled: 0 };
+        for (number, chunk) in read.chunks.iter().enumerate() {
             if self.stop.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            let plain = match (&self.losses, plain) {
-                (Some(losses), Err(error)) => {
+            let length = length_of(chunk).ok_or_else(|| read.pack.damaged("a chunk is too large"))?;
+            let mut open = |plain: &mut [u8]| {
+                let open = || fetched.open_into(key, &opener, number, &mut workspace, plain);
+                self.stages.timed(Stage::Open, length as u64, open)
+            };
+            let opened = match whole(chunk) {
+                // All of it goes to one place: it is opened where it is written from.
+                Some(first) => pending.fill(first, length, &mut open),
+                None => {
+                    plain.resize(length, 0);
+                    open(&mut plain)
+                }
+            };
+            match (&self.losses, opened) {
+                (Some(losses), Err(error @ (Error::Corrupt { .. } | Error::FutureFormat { .. }))) => {
                     lose(losses, chunk, &Fault::of(error)?);
                     continue;
                 }
-                (_, plain) => plain?,
-            };
+                (_, opened) => opened?,
+            }
             for piece in &chunk.pieces {
                 let (skipped, length) = (Blocks(piece.skip.into()).bytes(), piece.range.count.bytes());
+                statistics.written_bytes += length;
+                if whole(chunk).is_some() {
+                    continue;
+                }
                 let piece_bytes = usize::try_from(skipped).ok().zip(usize::try_from(length).ok());
                 let bytes = piece_bytes.and_then(|(skipped, length)| plain.get(skipped..)?.get(..length));
                 let bytes = bytes.ok_or_else(|| read.pack.damaged("a chunk has fewer blocks than are wanted of it"))?;
-                pending.push(piece.range.first, bytes)?;
-                statistics.written_bytes += length;
+                pending.fill(piece.range.first, bytes.len(), |buffer| {
+                    buffer.copy_from_slice(bytes);
+                    Ok(())
+                })?;
             }
         }
         pending.flush()?;
         Ok(statistics)
+    }
+}
+
+/// How many bytes a chunk has when it is open.
+fn length_of(chunk: &Wanted) -> Option<usize> {
+    usize::try_from(Blocks(chunk.entry.blocks.into()).bytes()).ok().filter(|length| *length <= WRITE_BYTES)
+}
+
+/// Where a chunk goes, if all of it goes to one place.
+fn whole(chunk: &Wanted) -> Option<Blocks> {
+    match &chunk.pieces[..] {
+        [Piece { range, skip: 0 }] if range.count.0 == u64::from(chunk.entry.blocks) => Some(range.first),
+        _ => None,
     }
 }
 
@@ -118,31 +160,38 @@ fn lose(losses: &Losses, chunk: &Wanted, fault: &Fault) {
 struct Pending<'a> {
     fetcher: &'a Fetcher,
     first: Blocks,
-    bytes: Vec<u8>,
+    buffer: Buffer,
+    /// How much of the buffer is to be written.
+    filled: usize,
 }
 
 impl Pending<'_> {
-    fn push(&mut self, first: Blocks, bytes: &[u8]) -> Result<()> {
-        let end = self.first + Blocks(self.bytes.len() as u64 / BLOCK_SIZE);
-        if first != end || self.bytes.len() + bytes.len() > WRITE_BYTES {
+    /// Lets `fill` put verified bytes in; what it fails with is as if it had not been called.
+    fn fill(&mut self, first: Blocks, length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        let end = self.first + Blocks(self.filled as u64 / BLOCK_SIZE);
+        if first != end || self.filled + length > WRITE_BYTES {
             self.flush()?;
             self.first = first;
         }
-        self.bytes.extend_from_slice(bytes);
+        fill(&mut self.buffer[self.filled..self.filled + length])?;
+        self.filled += length;
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        if self.bytes.is_empty() {
+        if self.filled == 0 {
             return Ok(());
         }
-        let (first, length) = (self.first, self.bytes.len() as u64);
-        self.fetcher.target.write(first, &self.bytes).map_err(|source| Error::Local {
+        let (first, length) = (self.first, self.filled as u64);
+        let bytes = &self.buffer[..self.filled];
+        let write = || self.fetcher.target.write(first, bytes);
+        let written = self.fetcher.stages.timed(Stage::Write, length, write);
+        written.map_err(|source| Error::Local {
             what: format!("writing {length} bytes of the image at block {first}"),
             source,
         })?;
         self.fetcher.progress.add_done(length);
-        self.bytes.clear();
+        self.filled = 0;
         Ok(())
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! # Invariants
 //! No byte reaches the target before its chunk has matched its id, the chunk's place the pack's table, the table the run,
-//! and the run the root. Memory: the reads under way and the tables kept, some 64 MiB at most, whatever the size of the
-//! volume; and what is lost, as long as it is listed.
+//! and the run the root. Memory: the tables kept and one read are leased before anything is fetched; further reads are under
+//! way as far as memory is free. What is lost is listed beside that, as long as the list is.
 
 mod fetch;
 mod losses;
@@ -28,19 +28,27 @@ pub(crate) use patience::Patience;
 use crate::{
     Error, Repository, Result, SnapshotState,
     block::BlockTarget,
+    buffer::Buffers,
     pack::TableCache,
     progress::Progress,
     record::snapshot::Root,
     repository::names,
     run::View,
+    stages::Stage,
     work::{Worker, joined},
 };
 use fetch::Fetcher;
 use losses::Losses;
 use plan::Planner;
 
-/// Reads under way at once.
-const FETCHES: usize = 8;
+/// Most reads under way at once; fewer where there is less memory, but one in any case.
+const FETCHES: usize = 16;
+
+/// Memory for a read under way: as it is fetched, as it is opened and written.
+const FETCH_BYTES: usize = plan::READ_BYTES as usize + fetch::WRITE_BYTES + (256 << 10);
+
+/// Memory for what is planned and for the tables kept, in bytes.
+const CONSTANT_BYTES: usize = 8 << 20;
 
 /// What a hydration moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,9 +133,11 @@ impl Repository {
         sink.progress.set_total(root.statistics.data_bytes);
         let view = View::whole(self, root);
         let (target, progress) = (Arc::clone(&sink.target), sink.progress.clone());
+        let stages = progress.stages().clone();
         let statistics = self.pour(view, sink, losses.cloned(), &TableCache::default()).await?;
         let synced = Worker::new(self.seams().work).start(move || target.sync()).await?;
         synced.map_err(|source| Error::Local { what: "making the image durable".into(), source })?;
+        stages.log("restore", root.description.id);
         progress.set_total(statistics.written_bytes);
         Ok(statistics)
     }
@@ -143,8 +153,20 @@ impl Repository {
         let Sink { target, progress, cancel } = sink;
         let stop = cancel.child_token();
         let worker = Worker::new(self.seams().work);
-        let fetcher =
-            Arc::new(Fetcher { repository: self.clone(), worker, target, progress, stop: stop.clone(), losses });
+        let (stages, buffers) = (progress.stages().clone(), Buffers::new(fetch::WRITE_BYTES));
+        let fetcher = Arc::new(Fetcher {
+            repository: self.clone(),
+            worker,
+            target,
+            progress,
+            stages,
+            buffers,
+            stop: stop.clone(),
+            losses,
+        });
+        // The one wait for memory: nothing is held yet.
+        let leasing = fetcher.stages.waited_async(Stage::Fetch, self.memory().lease(CONSTANT_BYTES + FETCH_BYTES));
+        let Some(_lease) = cancel.run_until_cancelled(leasing).await else { return Err(Error::Interrupted) };
         let mut fetches = JoinSet::new();
         let work = cancel.run_until_cancelled(Box::pin(self.fetch_all(view, tables, &fetcher, &mut fetches)));
         let mut result = work.await.unwrap_or(Err(Error::Interrupted));
@@ -180,13 +202,22 @@ impl Repository {
         let mut planner = Planner::new(self, view, tables, fetcher.losses.as_deref());
         while let Some(reads) = planner.next_window().await? {
             for read in reads {
-                while fetches.len() >= FETCHES {
+                let lease = loop {
+                    // The first one has its memory already.
+                    let lease = if fetches.is_empty() { None } else { self.memory().try_lease(FETCH_BYTES) };
+                    if fetches.is_empty() || (lease.is_some() && fetches.len() < FETCHES) {
+                        break lease;
+                    }
+                    drop(lease);
                     if let Some(fetched) = fetches.join_next().await {
                         add(&mut statistics, joined(fetched)??);
                     }
-                }
+                };
                 let fetcher = Arc::clone(fetcher);
-                fetches.spawn(async move { fetcher.fetch(read).await });
+                fetches.spawn(async move {
+                    let _lease = lease;
+                    fetcher.fetch(read).await
+                });
             }
         }
         Ok(statistics)

@@ -20,7 +20,7 @@ const WINDOW_SEGMENTS: usize = 4096;
 const WINDOW_BLOCKS: u64 = 16_384;
 
 /// Most bytes of one read.
-const READ_BYTES: u32 = 4 << 20;
+pub(super) const READ_BYTES: u32 = 4 << 20;
 
 /// Two chunks this many bytes apart are read together: less time passes than for another request.
 const GAP_BYTES: u32 = 256 << 10;
@@ -33,6 +33,14 @@ const TABLES: usize = 8;
 pub(super) struct Read {
     pub(super) pack: PackReference,
     pub(super) chunks: Vec<Wanted>,
+}
+
+impl Read {
+    /// How many bytes of the pack it spans.
+    pub(super) fn bytes(&self) -> u64 {
+        let span = self.chunks.first().zip(self.chunks.last());
+        span.map_or(0, |(first, last)| u64::from(last.entry.end().saturating_sub(first.entry.offset)))
+    }
 }
 
 /// A chunk, and which blocks of it go where.

@@ -11,6 +11,8 @@
 //! # Invariants
 //! Blocks are fed in ascending order. Zero blocks are never given out as data.
 
+use bytes::Bytes;
+
 use crate::block::{BLOCK_SIZE, BlockRange, Blocks, CHUNK_BLOCKS};
 
 /// Distance of the positions at which a mark can be set, in blocks.
@@ -19,13 +21,17 @@ const MARK_BLOCKS: u64 = 1024;
 const BLOCK_LEN: usize = 4096;
 const _: () = assert!(BLOCK_LEN as u64 == BLOCK_SIZE);
 
+/// Bytes of the largest chunk.
+const CHUNK_LEN: usize = 32 * BLOCK_LEN;
+const _: () = assert!(CHUNK_LEN as u64 == CHUNK_BLOCKS * BLOCK_SIZE);
+
 static ZERO_BLOCK: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 
 /// What comes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Gathered {
     /// Blocks that make one chunk.
-    Chunk(Gathering),
+    Chunk(Chunk),
     /// Blocks that are zero.
     Zero(BlockRange),
     /// Everything before a position has been given out.
@@ -34,11 +40,18 @@ pub(super) enum Gathered {
 
 /// The blocks of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Gathering {
+pub(super) struct Chunk {
     /// Where they are in the image, in ascending order.
     pub(super) ranges: Vec<BlockRange>,
     /// Their bytes, in the same order.
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
+}
+
+/// Blocks that will be a part of a chunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Gathering {
+    ranges: Vec<BlockRange>,
+    bytes: Vec<u8>,
 }
 
 impl Gathering {
@@ -51,7 +64,14 @@ impl Gathering {
             Some(last) if last.end() == range.first => last.count += range.count,
             _ => self.ranges.push(range),
         }
+        // All at once: it would be copied several times as it grows.
+        self.bytes.reserve_exact(if self.bytes.is_empty() { CHUNK_LEN } else { 0 });
         self.bytes.extend_from_slice(bytes);
+    }
+
+    fn take(&mut self) -> Gathered {
+        let Self { ranges, bytes } = std::mem::take(self);
+        Gathered::Chunk(Chunk { ranges, bytes: bytes.into() })
     }
 
     fn append(&mut self, other: &mut Self) {
@@ -94,10 +114,26 @@ impl Gatherer {
         Self { keep_zeroes, ..Self::default() }
     }
 
-    /// Takes blocks that were read.
-    pub(super) fn data(&mut self, first: Blocks, bytes: &[u8], out: &mut Vec<Gathered>) {
-        let mut position = first;
-        for block in bytes.chunks_exact(BLOCK_LEN) {
+    /// Takes blocks that were read. A window that is whole in them is given out as it is, without a copy.
+    pub(super) fn data(&mut self, first: Blocks, bytes: &Bytes, out: &mut Vec<Gathered>) {
+        let (mut position, mut offset) = (first, 0);
+        while offset < bytes.len() {
+            let rest = &bytes[offset..];
+            if position.0.is_multiple_of(CHUNK_BLOCKS) && rest.len() >= CHUNK_LEN && !holds_zeroes(&rest[..CHUNK_LEN]) {
+                let range = BlockRange { first: position, count: Blocks(CHUNK_BLOCKS) };
+                self.mark.read += range.count;
+                self.reach(range, out);
+                self.end_window(out);
+                self.fed += CHUNK_BLOCKS;
+                out.push(Gathered::Chunk(Chunk {
+                    ranges: vec![range],
+                    bytes: bytes.slice(offset..offset + CHUNK_LEN),
+                }));
+                position += range.count;
+                offset += CHUNK_LEN;
+                continue;
+            }
+            let block = &rest[..BLOCK_LEN.min(rest.len())];
             self.mark.read += Blocks(1);
             let range = BlockRange { first: position, count: Blocks(1) };
             if block == ZERO_BLOCK {
@@ -108,6 +144,7 @@ impl Gatherer {
                 self.fed += 1;
             }
             position += Blocks(1);
+            offset += BLOCK_LEN;
         }
     }
 
@@ -155,10 +192,10 @@ impl Gatherer {
 
     fn end_window(&mut self, out: &mut Vec<Gathered>) {
         if self.window.blocks() == CHUNK_BLOCKS {
-            out.push(Gathered::Chunk(std::mem::take(&mut self.window)));
+            out.push(self.window.take());
         } else if !self.window.ranges.is_empty() {
             if self.gathering.blocks() + self.window.blocks() > CHUNK_BLOCKS {
-                out.push(Gathered::Chunk(std::mem::take(&mut self.gathering)));
+                out.push(self.gathering.take());
             }
             self.gathering.append(&mut self.window);
         }
@@ -166,13 +203,19 @@ impl Gatherer {
 
     fn set_mark(&mut self, out: &mut Vec<Gathered>) {
         if !self.gathering.ranges.is_empty() {
-            out.push(Gathered::Chunk(std::mem::take(&mut self.gathering)));
+            out.push(self.gathering.take());
         }
         out.extend(self.zero.take().map(Gathered::Zero));
         out.push(Gathered::Mark(self.mark));
         self.mark = Mark { position: self.mark.position, ..Mark::default() };
         self.fed = 0;
     }
+}
+
+/// Tells whether a block of these is zero.
+fn holds_zeroes(bytes: &[u8]) -> bool {
+    // Blocks that are not zero rarely begin with so many zeroes: one word tells most of them.
+    bytes.chunks_exact(BLOCK_LEN).any(|block| block[..8] == [0; 8] && block == ZERO_BLOCK)
 }
 
 #[cfg(test)]
@@ -183,13 +226,13 @@ mod tests {
 
     use super::*;
 
-    fn block(tag: u8) -> Vec<u8> {
-        vec![tag; BLOCK_LEN]
+    fn blocks(tag: u8, count: usize) -> Bytes {
+        vec![tag; count * BLOCK_LEN].into()
     }
 
     fn chunks(out: &[Gathered]) -> Vec<Vec<BlockRange>> {
         let ranges = out.iter().filter_map(|gathered| match gathered {
-            Gathered::Chunk(gathering) => Some(gathering.ranges.clone()),
+            Gathered::Chunk(chunk) => Some(chunk.ranges.clone()),
             _ => None,
         });
         ranges.collect()
@@ -199,9 +242,9 @@ mod tests {
     fn full_windows_stand_alone_and_scattered_blocks_are_gathered() {
         let mut gatherer = Gatherer::new(false);
         let mut out = Vec::new();
-        gatherer.data(Blocks(5), &block(1), &mut out);
-        gatherer.data(Blocks(32), &block(2).repeat(32), &mut out);
-        gatherer.data(Blocks(100), &block(3).repeat(2), &mut out);
+        gatherer.data(Blocks(5), &blocks(1, 1), &mut out);
+        gatherer.data(Blocks(32), &blocks(2, 32), &mut out);
+        gatherer.data(Blocks(100), &blocks(3, 2), &mut out);
         gatherer.finish(&mut out);
         let expected = vec![vec![BlockRange::new(32, 32)], vec![BlockRange::new(5, 1), BlockRange::new(100, 2)]];
         assert_eq!(chunks(&out), expected);
@@ -211,9 +254,9 @@ mod tests {
     fn a_window_ends_where_zeroes_reach_past_it() {
         let mut gatherer = Gatherer::new(true);
         let mut out = Vec::new();
-        gatherer.data(Blocks(20), &block(1).repeat(11), &mut out);
+        gatherer.data(Blocks(20), &blocks(1, 11), &mut out);
         gatherer.zero(BlockRange::new(31, 70), &mut out);
-        gatherer.data(Blocks(101), &block(2).repeat(27), &mut out);
+        gatherer.data(Blocks(101), &blocks(2, 27), &mut out);
         gatherer.finish(&mut out);
         assert_eq!(chunks(&out), [vec![BlockRange::new(20, 11)], vec![BlockRange::new(101, 27)]]);
     }
@@ -223,9 +266,9 @@ mod tests {
         for keep_zeroes in [false, true] {
             let mut gatherer = Gatherer::new(keep_zeroes);
             let mut out = Vec::new();
-            gatherer.data(Blocks(0), &block(1).repeat(30), &mut out);
+            gatherer.data(Blocks(0), &blocks(1, 30), &mut out);
             gatherer.zero(BlockRange::new(30, 40), &mut out);
-            gatherer.data(Blocks(70), &block(2).repeat(20), &mut out);
+            gatherer.data(Blocks(70), &blocks(2, 20), &mut out);
             gatherer.finish(&mut out);
             assert_eq!(chunks(&out), [[BlockRange::new(0, 30)], [BlockRange::new(70, 20)]]);
         }
@@ -236,7 +279,7 @@ mod tests {
         let mut gatherer = Gatherer::new(true);
         let mut out = Vec::new();
         for n in 0..1000_u64 {
-            gatherer.data(Blocks(n * 7919), &block(1), &mut out);
+            gatherer.data(Blocks(n * 7919), &blocks(1, 1), &mut out);
         }
         gatherer.finish(&mut out);
         assert_eq!(chunks(&out).len(), 32);
@@ -248,11 +291,11 @@ mod tests {
             let mut gatherer = Gatherer::new(false);
             let mut out = Vec::new();
             if extra {
-                gatherer.data(Blocks(3), &block(1), &mut out);
+                gatherer.data(Blocks(3), &blocks(1, 1), &mut out);
             }
             for n in 0..200_u64 {
                 // Windows that are never full.
-                gatherer.data(Blocks(64 + n * 32), &block(2).repeat(20), &mut out);
+                gatherer.data(Blocks(64 + n * 32), &blocks(2, 20), &mut out);
             }
             gatherer.finish(&mut out);
             chunks(&out)
@@ -284,8 +327,8 @@ mod tests {
                 } else {
                     // Zero blocks are mixed in where the kind is 1.
                     let tag = |n: u64| if kind == 1 && n.is_multiple_of(3) { 0 } else { u8::try_from(n % 250).unwrap() + 1 };
-                    let bytes: Vec<u8> = (range.first.0..position).flat_map(|n| block(tag(n))).collect();
-                    gatherer.data(range.first, &bytes, &mut out);
+                    let bytes: Vec<u8> = (range.first.0..position).flat_map(|n| vec![tag(n); BLOCK_LEN]).collect();
+                    gatherer.data(range.first, &bytes.into(), &mut out);
                     model.extend((range.first.0..position).map(|n| (n, tag(n))));
                     continue;
                 }
@@ -297,7 +340,7 @@ mod tests {
             let (mut mark, mut latest, mut changed) = (0, 0, 0);
             for gathered in &out {
                 match gathered {
-                    Gathered::Chunk(Gathering { ranges, bytes }) => {
+                    Gathered::Chunk(Chunk { ranges, bytes }) => {
                         prop_assert!(bytes.len() <= 32 * BLOCK_LEN && !bytes.is_empty());
                         let blocks = ranges.iter().flat_map(|range| range.first.0..range.end().0);
                         for (n, bytes) in blocks.zip(bytes.chunks(BLOCK_LEN)) {

@@ -175,6 +175,12 @@ impl Journal {
         let begin = || {
             let mut payload = vec![OPENING];
             serde_json::to_writer(&mut payload, &OpeningFrame { upload, opening: opening.clone() })?;
+            // Not the file that is there: an attempt before may still be about to append to that.
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
             let mut file = File::create(path)?;
             write_frame(&mut file, &payload)?;
             Ok::<_, io::Error>(file)

@@ -10,18 +10,19 @@
 //! [resume]     what of it arrived
 //! [sample]     are unchanged blocks unchanged?
 //! [pins]       what may be referred to          checked behind the intent
-//! [attempt]    the order of it all              intent, packs, runs, root
+//! [begin]      an intent, or a journal
+//! [runs]       the new level, merged with older ones
+//! [attempt]    the order of it all              intent, packs and runs, root
 //! ```
 //!
 //! # Crash consistency
 //!
-//! The intent stands before the first pack, packs before the runs that speak of them, runs before the root, and the
-//! root is created once or not at all. What an attempt leaves behind begins with its upload's id, so a collector finds it
+//! The intent stands before the first pack, packs and runs before the root, and the root is created once or not at all. What an attempt leaves behind begins with its upload's id, so a collector finds it
 //! once the intent is gone. An attempt whose journal and intent both stand is continued; any other starts anew
 //! with a new upload id.
 
 mod attempt;
-mod bandwidth;
+mod begin;
 mod compare;
 mod dedup;
 mod gather;
@@ -29,11 +30,14 @@ mod journal;
 mod level;
 mod pins;
 mod resume;
+mod runs;
 mod sample;
 mod scan;
 mod transfer;
 
 use std::{path::PathBuf, sync::Arc};
+
+pub use attempt::Leftover;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -112,13 +116,26 @@ impl Repository {
     /// By the token. The image is not read any more once this has returned; a future that is dropped instead gives no
     /// such promise.
     pub async fn offload(&self, request: Request) -> Result<Root> {
+        let (root, leftover) = self.offload_to_commit(request).await?;
+        leftover.clear().await;
+        Ok(root)
+    }
+
+    /// The same, to the moment at which the root stands, and a request earlier: what is left behind is the caller's to clear
+    /// away.
+    ///
+    /// # Errors
+    /// Those of [`offload`](Self::offload).
+    pub async fn offload_to_commit(&self, request: Request) -> Result<(Root, Leftover)> {
         let cancel = request.cancel.clone();
         let stop = cancel.child_token();
         let worker = Worker::new(self.seams().work);
+        let (snapshot, stages) = (request.description.id, request.progress.stages().clone());
         let attempt = attempt::Attempt::new(self, request, worker.clone(), stop.clone());
         let result = cancel.run_until_cancelled(Box::pin(attempt.run())).await;
         stop.cancel();
         worker.finish().await;
+        stages.log("offload", snapshot);
         result.unwrap_or(Err(Error::Interrupted))
     }
 }

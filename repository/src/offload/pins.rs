@@ -16,7 +16,6 @@ use super::Request;
 use crate::{
     Error, ErrorKind, Repository, Result, SnapshotState,
     id::{SnapshotId, VolumeId},
-    mutation::Mutation,
     record::{
         intent::Pin,
         snapshot::{Root, SnapshotDescription},
@@ -54,35 +53,25 @@ impl Pinned {
     }
 }
 
-/// Reads the root that the offload is against.
+/// Returns the root that the offload is against, as this process saw it last: whether it still stands is looked up behind
+/// the intent.
 ///
 /// # Errors
-/// `BaseGone` where it is none any more.
+/// `BaseGone` where it is known to be none any more.
 pub(super) async fn base(repository: &Repository, request: &Request) -> Result<Option<Root>> {
     let Some(base) = request.against.snapshot() else { return Ok(None) };
-    match repository.snapshot(base).await? {
+    match repository.snapshot_lately(base).await? {
         SnapshotState::Committed(root) => Ok(Some(*root)),
         _ => Err(Error::BaseGone { snapshot: request.description.id, base }),
     }
 }
 
 /// Looks behind the intent whether what it pins are still roots with the same runs; `None` where the base was repaired
-/// meanwhile, so that it is to be pinned anew. `chosen` is what was read before the intent was put, if this is not an
-/// attempt that is continued.
+/// meanwhile, so that it is to be pinned anew.
 ///
 /// # Errors
 /// `BaseGone`, and those of the store.
-pub(super) async fn verify(
-    repository: &Repository,
-    request: &Request,
-    pins: &[Pin],
-    chosen: Option<Pinned>,
-) -> Result<Option<Pinned>> {
-    if let Some(chosen) = chosen
-        && repository.seams().broken(Mutation::NoPinCheck)
-    {
-        return Ok(Some(chosen));
-    }
+pub(super) async fn verify(repository: &Repository, request: &Request, pins: &[Pin]) -> Result<Option<Pinned>> {
     // From the store in any case: what is remembered may be gone.
     let read = join_all(pins.iter().map(|pin| repository.snapshot(pin.snapshot))).await;
     let mut pinned = Pinned::default();

@@ -14,7 +14,7 @@ use crate::{
     id::VolumeId,
     pack::{PackReference, read_chunks, read_table},
     record::snapshot::Root,
-    run::{ChunkPlace, Place, View},
+    run::{self, ChunkPlace, Origin, Place, Reader, View},
     work::Worker,
 };
 
@@ -43,18 +43,36 @@ impl Sample {
         if capacity == 0 || base.runs.is_empty() {
             return Ok(());
         }
-        let starts = (0..SAMPLES).map(|_| u64::from_le_bytes(self.repository.seams().random()) % capacity);
-        let compared = try_join_all(starts.map(|start| self.compare_near(base, start, capacity))).await?;
+        let starts: Vec<u64> =
+            (0..SAMPLES).map(|_| u64::from_le_bytes(self.repository.seams().random()) % capacity).collect();
+        let compared = try_join_all(starts.iter().map(|start| self.compare_near(base, *start, capacity)));
+        let (compared, ()) = futures::try_join!(compared, self.look_at_runs(base))?;
         let compared = compared.into_iter().filter(|compared| *compared).count();
         tracing::debug!(compared, "blocks held to be unchanged are unchanged");
         Ok(())
+    }
+
+    /// Looks at a run of each level of the base as the store has it, since what is known of them may be what is remembered: a
+    /// new snapshot refers to them too.
+    async fn look_at_runs(&self, base: &Root) -> Result<()> {
+        let looks = run::levels(&base.runs).map(|level| {
+            let random = u64::from_le_bytes(self.repository.seams().random());
+            let run = usize::try_from(random % level.len() as u64).ok().and_then(|number| level.get(number));
+            async move {
+                match run {
+                    Some(run) => Reader::open(&self.repository, Origin::Stored(run.clone())).await.map(drop),
+                    None => Ok(()),
+                }
+            }
+        });
+        try_join_all(looks).await.map(drop)
     }
 
     /// Compares the first unchanged block of the base at or after `start`, going round at the end.
     async fn compare_near(&self, base: &Root, start: u64, capacity: u64) -> Result<bool> {
         let mut tries = 0;
         for range in [BlockRange::new(start, capacity - start), BlockRange::new(0, start)] {
-            let mut view = View::of(&self.repository, &base.runs, range);
+            let mut view = View::of(&self.repository, &base.runs, range).recalling();
             while let Some(segment) = view.next().await? {
                 let Place::Chunk(place) = segment.place else { continue };
                 tries += 1;

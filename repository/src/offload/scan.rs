@@ -3,19 +3,35 @@
 //! # Cancellation
 //! The thread ends at the next read after the receiving side is dropped or the token is cancelled.
 
-use std::{io, sync::Arc};
+use std::{io, mem, sync::Arc};
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::gather::{Gathered, Gatherer};
 use crate::{
     Error, Result,
     block::{BLOCK_SIZE, BlockRange, BlockSource, Blocks, Change, ChangeSource},
+    buffer::Buffers,
     progress::Progress,
+    stages::{Stage, Stages},
 };
 
 /// Most blocks read at once: 1 MiB.
 const READ_BLOCKS: u64 = 256;
+
+/// What is gathered is sent on once it has so many bytes of chunks: work is handed to the cores in pieces that are worth
+/// it.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Or so many parts.
+const BATCH_PARTS: usize = 512;
+
+/// Or chunks of so many reads: a chunk that is a part of a read keeps all of the read's buffer.
+const BATCH_READS: usize = 2;
+
+/// More parts than one read gives out.
+const LATEST_PARTS: usize = 512;
 
 /// What is to be scanned.
 pub(super) struct Scan {
@@ -26,6 +42,7 @@ pub(super) struct Scan {
     /// Whether zero ranges are wanted.
     pub(super) keep_zeroes: bool,
     pub(super) progress: Progress,
+    pub(super) stages: Stages,
     pub(super) cancel: CancellationToken,
 }
 
@@ -34,10 +51,10 @@ impl Scan {
     ///
     /// # Errors
     /// `Local` naming the block, `Interrupted`, and those of `send`.
-    pub(super) fn run(&self, mut send: impl FnMut(Gathered) -> Result<()>) -> Result<()> {
+    pub(super) fn run(&self, mut send: impl FnMut(Vec<Gathered>) -> Result<()>) -> Result<()> {
         let mut gatherer = Gatherer::new(self.keep_zeroes);
-        let mut gathered = Vec::new();
-        let mut buffer = vec![0; buffer_len(READ_BLOCKS)];
+        let (mut gathered, mut reads) = (Vec::new(), 0);
+        let buffers = Buffers::new(buffer_len(READ_BLOCKS));
         for change in self.changes()? {
             let change = change?;
             let range = change.range();
@@ -54,22 +71,32 @@ impl Scan {
                     Change::Data(_) => {
                         // Up to the next multiple, so that reads stay aligned.
                         let count = (READ_BLOCKS - first.0 % READ_BLOCKS).min((end - first).0);
-                        let buffer = &mut buffer[..buffer_len(count)];
-                        self.source.read(first, buffer).map_err(|source| Error::Local {
-                            what: format!("reading {count} blocks of the image at block {first}"),
-                            source,
+                        let mut buffer = buffers.take();
+                        let length = buffer_len(count);
+                        self.stages.timed(Stage::Read, count * BLOCK_SIZE, || {
+                            self.source.read(first, &mut buffer[..length]).map_err(|source| Error::Local {
+                                what: format!("reading {count} blocks of the image at block {first}"),
+                                source,
+                            })
                         })?;
-                        gatherer.data(first, buffer, &mut gathered);
+                        let bytes = buffer.freeze().slice(..length);
+                        self.stages.timed(Stage::Gather, count * BLOCK_SIZE, || {
+                            gatherer.data(first, &bytes, &mut gathered);
+                        });
+                        reads += usize::from(keeps(&gathered, &bytes));
                         Blocks(count)
                     }
                 };
                 first += count;
                 self.progress.add_done(count.bytes());
-                gathered.drain(..).try_for_each(&mut send)?;
+                if reads >= BATCH_READS || is_worth_it(&gathered) {
+                    reads = 0;
+                    self.stages.waited(Stage::Read, || send(mem::take(&mut gathered)))?;
+                }
             }
         }
         gatherer.finish(&mut gathered);
-        gathered.drain(..).try_for_each(send)
+        send(gathered)
     }
 
     /// Adds up what there is to work through, in bytes; blocking.
@@ -119,6 +146,70 @@ impl Scan {
     }
 }
 
+/// Tells whether the last chunks are a part of a read.
+fn keeps(gathered: &[Gathered], read: &Bytes) -> bool {
+    let read = read.as_ptr_range();
+    let latest = &gathered[gathered.len().saturating_sub(LATEST_PARTS)..];
+    latest.iter().any(|gathered| matches!(gathered, Gathered::Chunk(chunk) if read.contains(&chunk.bytes.as_ptr())))
+}
+
+/// Tells whether so much has been gathered that it is to be sent on.
+fn is_worth_it(gathered: &[Gathered]) -> bool {
+    let bytes = |gathered: &Gathered| match gathered {
+        Gathered::Chunk(chunk) => chunk.bytes.len(),
+        Gathered::Zero(_) | Gathered::Mark(_) => 0,
+    };
+    gathered.len() >= BATCH_PARTS || gathered.iter().map(bytes).sum::<usize>() >= BATCH_BYTES
+}
+
 fn buffer_len(blocks: u64) -> usize {
     usize::try_from(blocks * BLOCK_SIZE).expect("a read is at most 1 MiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of every mebibyte, the first window is new.
+    struct Sparse;
+
+    impl BlockSource for Sparse {
+        fn capacity(&self) -> Blocks {
+            Blocks(64 * READ_BLOCKS)
+        }
+
+        fn read(&self, _: Blocks, buffer: &mut [u8]) -> io::Result<()> {
+            buffer.fill(7);
+            Ok(())
+        }
+    }
+
+    impl ChangeSource for Sparse {
+        fn changes(&self, _: Blocks) -> io::Result<Box<dyn Iterator<Item = io::Result<Change>> + Send + '_>> {
+            let windows = (0..64).map(|number| BlockRange::new(number * READ_BLOCKS, 32));
+            Ok(Box::new(windows.map(|range| Ok(Change::Data(range)))))
+        }
+    }
+
+    #[test]
+    fn what_is_sent_on_at_once_keeps_few_reads() {
+        let scan = Scan {
+            source: Arc::new(Sparse),
+            changes: Arc::new(Sparse),
+            from: Blocks::ZERO,
+            keep_zeroes: false,
+            progress: Progress::default(),
+            stages: Stages::default(),
+            cancel: CancellationToken::new(),
+        };
+        let mut sent = Vec::new();
+        let count = |gathered: &Vec<Gathered>| gathered.iter().filter(|one| matches!(one, Gathered::Chunk(_))).count();
+        scan.run(|gathered| {
+            sent.push(count(&gathered));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(sent.iter().sum::<usize>(), 64);
+        assert!(sent.iter().all(|chunks| *chunks <= BATCH_READS), "{sent:?}");
+    }
 }

@@ -1,9 +1,12 @@
 //! The transfer: what the scan gathers is hashed, looked up, compressed, sealed into packs and put.
 //!
 //! ```text
-//! scan (a thread) ──> hash, look up, compress (all cores) ──> seal into the open pack ──> journal, put ──> level
-//!                     in any order, taken up in the scan's order       in order, two at a time           in order
+//! scan (a thread) ──> hash, look up, compress (all cores) ──> place in the open pack ──> journal ──> seal, put ──> level
+//!                     in any order, taken up in the scan's order        in order                   several at once  in order
 //! ```
+//!
+//! What goes from stage to stage are batches of a mebibyte or so: handing over single chunks would take longer than some
+//! of the work.
 //!
 //! The image is dealt with in stretches: a stretch ends at a mark of the scan where the pack, or the list of extents, is
 //! large enough. It is written to the journal, its pack is put, and it is entered in the level being built.
@@ -11,34 +14,44 @@
 //! Every few packs it is looked whether the snapshot is still wanted, beside the work: a deletion ends it soon.
 //!
 //! # Invariants
-//! Memory: 32 chunks waiting, two for each core being compressed, one pack being filled and two being put, one run: about
-//! 150 MiB at most, whatever the size of the volume.
+//! Memory: what an offload needs to come forward is leased before it begins ([`offload_bytes`]): batches under way, the
+//! index, and a reserve for what may come between two marks. A pack is filled with what is leased for it as it grows. Where
+//! nothing more is free it waits for the packs that this offload is putting; where there are none, the reserve takes what
+//! is left up to the next mark, where the pack then ends. So packs are smaller where memory is low, and nothing waits for
+//! the memory of others.
 //!
 //! # Cancellation
 //! Dropping the future aborts the puts under way; a pack that was stored nevertheless is garbage of its upload.
 
-use std::{collections::HashMap, num::NonZero, pin::Pin, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZero,
+    pin::Pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{
     StreamExt,
     stream::{FuturesOrdered, FuturesUnordered},
 };
+use object_store::PutPayload;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    bandwidth::Bandwidth,
     compare::{Candidate, Comparison},
     dedup::{Index, Known},
-    gather::{Gathered, Gathering, Mark},
+    gather::{Chunk, Gathered, Mark},
     journal::{Entry, Journal, Stretch},
     level::Level,
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
+    bandwidth::Bandwidth,
     block::{BLOCK_SIZE, BlockRange, Blocks},
     id::{ChunkId, PackId, SnapshotId, UploadId},
+    memory::{Lease, Memory},
     mutation::Mutation,
     pack::{self, Compressor, Encoded, PackReference, Table},
     progress::Progress,
@@ -48,11 +61,31 @@ use crate::{
     },
     repository::names,
     run::{self, ChunkPlace, Extent, Finished, Place},
+    stages::{Stage, Stages},
     work::{Worker, joined},
 };
 
-/// A pack is closed at the first mark where it has this many bytes.
+/// A pack is closed at the first mark where it has this many bytes, or less where there is less memory.
 const PACK_BYTES: u32 = 32 << 20;
+
+/// A pack is closed at a mark where it has this many bytes, however little memory there is, unless the bandwidth is low.
+const LEAST_PACK_BYTES: u32 = 4 << 20;
+
+/// The parts of the memory that packs may take, in packs: as many as that are filled and put at once.
+const PACKS_IN_MEMORY: usize = 6;
+
+/// What a pack may take between two marks beyond what it had at the first: fewer than 2048 blocks, chunks' tags and table
+/// entries among them.
+const RESERVE: usize = (8 << 20) + (256 << 10);
+
+/// A pack's memory is leased in steps of so many bytes.
+const STEP: usize = 1 << 20;
+
+/// Memory for a batch under way: as it was read, and as it is compressed.
+const BATCH_BYTES: usize = (2 << 20) + (128 << 10);
+
+/// Memory for what is neither a batch nor a pack: the index of chunks, extents, a run being written.
+const CONSTANT_BYTES: usize = 12 << 20;
 
 /// A pack is closed at the first mark where it has this many chunks: a mark comes every 2048 chunks at the latest.
 const PACK_CHUNKS: usize = pack::MAX_CHUNKS / 2;
@@ -60,14 +93,32 @@ const PACK_CHUNKS: usize = pack::MAX_CHUNKS / 2;
 /// A stretch is closed at the first mark where it has this many extents.
 const STRETCH_EXTENTS: usize = 1 << 16;
 
-/// Packs being put at once.
-const PUTS: usize = 2;
+/// Most packs being put at once.
+const PUTS: usize = 8;
 
 /// After this many stretches, 128 MiB or so, it is looked whether the snapshot is still wanted.
 const STRETCHES_BETWEEN_LOOKS: u64 = 4;
 
-/// Chunks that the scan may be ahead.
-pub(super) const SCAN_AHEAD: usize = 32;
+/// Batches that the scan may be ahead.
+pub(super) const SCAN_AHEAD: usize = 3;
+
+/// How many batches are hashed and compressed at once.
+fn batches(memory: &Memory) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (2 * cores).min(memory.total() / 8 / BATCH_BYTES).max(2)
+}
+
+/// Memory that an offload cannot do without, in bytes.
+pub(super) fn offload_bytes(memory: &Memory) -> usize {
+    // One more is in the scan's hands, and one is being placed.
+    (SCAN_AHEAD + 1 + batches(memory) + 1) * BATCH_BYTES + RESERVE + CONSTANT_BYTES
+}
+
+/// How large packs are made, as the memory allows.
+fn pack_bytes(memory: &Memory) -> u32 {
+    let share = u32::try_from(memory.total() / PACKS_IN_MEMORY).unwrap_or(PACK_BYTES);
+    share.clamp(LEAST_PACK_BYTES, PACK_BYTES)
+}
 
 /// What the stages share.
 pub(super) struct Transfer {
@@ -75,18 +126,42 @@ pub(super) struct Transfer {
     pub(super) snapshot: SnapshotId,
     pub(super) upload: UploadId,
     pub(super) worker: Worker,
-    pub(super) bandwidth: Arc<Bandwidth>,
+    pub(super) bandwidth: Bandwidth,
     pub(super) progress: Progress,
     compressor: Arc<Compressor>,
     index: Arc<Index>,
     packs: Packs,
-    pack: Option<(u32, pack::Writer)>,
+    pack: Option<Filling>,
     pack_bytes: u32,
+    /// What was prepared and is not placed yet.
+    placing: VecDeque<Prepared>,
+    stages: Stages,
     draft: Draft,
     stretches: u64,
     /// A pack that is put too late, where the protocol is broken on purpose.
-    withheld: Option<(PackReference, Bytes)>,
+    withheld: Option<(PackReference, pack::Closed)>,
 }
+
+/// A pack being filled.
+struct Filling {
+    position: u32,
+    writer: pack::Writer,
+    lease: Option<Lease>,
+    /// Whether it takes from the reserve, and ends at the next mark.
+    short: bool,
+}
+
+impl Filling {
+    /// Tells whether what is leased is enough for another chunk.
+    fn has_room(&self) -> bool {
+        let leased = self.lease.as_ref().map_or(0, Lease::bytes);
+        let taken = usize::try_from(self.writer.stored_bytes()).unwrap_or(usize::MAX);
+        taken + CHUNK_ROOM <= leased
+    }
+}
+
+/// What a chunk takes in a pack at most, its entry in the table included.
+const CHUNK_ROOM: usize = (128 << 10) + 256;
 
 /// The packs that an offload refers to, by the positions that extents name them by while they are drafted.
 #[derive(Default)]
@@ -150,12 +225,40 @@ struct PreparedChunk {
 enum Body {
     Encoded(Encoded),
     /// The chunk was found, so that it was not compressed.
-    Plain(Vec<u8>),
+    Plain(Bytes),
 }
 
-type Preparing = Pin<Box<dyn Future<Output = Result<Prepared>> + Send>>;
+type Preparing = Pin<Box<dyn Future<Output = Result<Vec<Prepared>>> + Send>>;
+
+type Putting = Pin<Box<dyn Future<Output = Result<Stretch>> + Send>>;
 
 type Look = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// The put of a stretch's pack, if it has one.
+type Put = AbortOnDropHandle<Result<()>>;
+
+/// Returns a stretch once its pack is stored.
+async fn put_to_its_end((stretch, put): (Stretch, Put)) -> Result<Stretch> {
+    joined(put.await)??;
+    Ok(stretch)
+}
+
+/// The put of the last stretch's pack, which is entered in the level before it has ended.
+#[must_use = "the root must not be committed before it has ended"]
+pub(super) struct LastPut(Option<Put>);
+
+impl LastPut {
+    /// Waits until the pack is stored.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn stored(self) -> Result<()> {
+        match self.0 {
+            Some(put) => joined(put.await)?,
+            None => Ok(()),
+        }
+    }
+}
 
 impl Transfer {
     pub(super) fn new(
@@ -166,19 +269,21 @@ impl Transfer {
         parameters: &OffloadParameters,
         progress: &Progress,
     ) -> Self {
-        let bandwidth = Bandwidth::new(parameters.bandwidth);
+        let bandwidth = repository.upload_bandwidth().within(parameters.bandwidth);
         Self {
             repository: repository.clone(),
             snapshot,
             upload,
             worker: worker.clone(),
-            pack_bytes: bandwidth.object_bytes(PACK_BYTES),
-            bandwidth: Arc::new(bandwidth),
+            pack_bytes: bandwidth.object_bytes(pack_bytes(repository.memory())),
+            bandwidth,
             progress: progress.clone(),
             compressor: Arc::new(Compressor::new(parameters.compression)),
             index: Arc::default(),
             packs: Packs::default(),
             pack: None,
+            placing: VecDeque::new(),
+            stages: progress.stages().clone(),
             draft: Draft::default(),
             stretches: 0,
             withheld: None,
@@ -195,81 +300,149 @@ impl Transfer {
         }
     }
 
-    /// Takes up everything the scan gathers, and stores it.
+    /// Takes up everything the scan gathers, and stores it but for the last pack, which is on its way in the end: what the
+    /// journal says of that is that it may be stored.
     ///
     /// # Errors
     /// `Cancelled` where the snapshot is no longer wanted, `Corrupt` where the snapshot compared with is damaged, and
     /// those of the store.
     pub(super) async fn run(
         &mut self,
-        mut gathered: mpsc::Receiver<Gathered>,
+        mut gathered: mpsc::Receiver<Vec<Gathered>>,
         mut comparison: Comparison,
         level: &mut Level,
         journal: &mut Journal,
-    ) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    ) -> Result<LastPut> {
+        let batches = batches(self.repository.memory());
         let mut preparing: FuturesOrdered<Preparing> = FuturesOrdered::new();
-        let mut puts = FuturesOrdered::new();
+        let mut puts: FuturesOrdered<Putting> = FuturesOrdered::new();
         let mut looks: FuturesUnordered<Look> = FuturesUnordered::new();
         let mut scanning = true;
         self.draft.position = level.position;
-        while scanning || !preparing.is_empty() || !puts.is_empty() {
+        // Up to where stretches were ended.
+        let mut ended = level.position;
+        loop {
+            self.place_all(&mut puts, &mut ended, journal).await?;
+            if !scanning && preparing.is_empty() && self.placing.is_empty() {
+                break;
+            }
             tokio::select! {
                 biased;
                 Some(look) = looks.next() => look?,
                 Some(stretch) = puts.next() => {
-                    self.stored(joined(stretch)??, level, journal).await?;
+                    self.stored(stretch?, level, journal).await?;
                     if self.stretches.is_multiple_of(STRETCHES_BETWEEN_LOOKS) && looks.is_empty() {
                         looks.push(self.look());
                     }
                 }
-                Some(prepared) = preparing.next(), if puts.len() < PUTS => {
-                    if self.place(prepared?) {
-                        puts.push_back(self.put_stretch(journal, false).await?);
-                    }
-                }
-                next = gathered.recv(), if scanning && preparing.len() < 2 * cores => match next {
+                Some(prepared) = preparing.next(), if self.placing.is_empty() => self.placing.extend(prepared?),
+                next = gathered.recv(), if scanning && preparing.len() < batches => match next {
                     Some(gathered) => preparing.push_back(self.prepare(gathered, &mut comparison).await?),
                     None => scanning = false,
                 },
             }
         }
         // A scan that failed leaves something behind its last mark, and its error is the caller's to find.
-        if self.draft.position > level.position && !self.draft.unmarked {
-            puts.push_back(self.put_stretch(journal, true).await?);
+        let mut last = None;
+        if self.draft.position > ended && !self.draft.unmarked {
+            last = Some(self.put_stretch(journal, true).await?);
         }
         while let Some(stretch) = puts.next().await {
-            self.stored(joined(stretch)??, level, journal).await?;
+            self.stored(stretch?, level, journal).await?;
+        }
+        let Some((stretch, put)) = last else { return Ok(LastPut(None)) };
+        level.enter(&stretch)?;
+        Ok(LastPut(Some(put)))
+    }
+
+    /// Places what was prepared as far as there is memory, and puts the packs that are full.
+    async fn place_all(
+        &mut self,
+        puts: &mut FuturesOrdered<Putting>,
+        ended: &mut Blocks,
+        journal: &mut Journal,
+    ) -> Result<()> {
+        while puts.len() < PUTS {
+            let is_chunk = matches!(self.placing.front(), Some(Prepared::Chunk(_)));
+            if is_chunk && !self.has_room(!puts.is_empty()) {
+                break;
+            }
+            let Some(prepared) = self.placing.pop_front() else { break };
+            if self.place(prepared) {
+                let put = self.put_stretch(journal, false).await?;
+                puts.push_back(Box::pin(put_to_its_end(put)));
+                *ended = self.draft.position;
+            }
         }
         Ok(())
     }
 
-    /// Starts to hash and compress a chunk.
-    async fn prepare(&mut self, gathered: Gathered, comparison: &mut Comparison) -> Result<Preparing> {
-        let gathering = match gathered {
-            Gathered::Zero(range) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Zero(range))))),
-            Gathered::Mark(mark) => return Ok(Box::pin(std::future::ready(Ok(Prepared::Mark(mark))))),
-            Gathered::Chunk(gathering) => gathering,
-        };
-        if let Some(last) = gathering.ranges.last() {
-            let blocks = gathering.bytes.len() as u64 / BLOCK_SIZE;
-            for Candidate { id, pack, ordinal } in comparison.advance(*last, blocks).await? {
+    /// Makes room for a chunk in the pack being filled, or the one to be begun; tells whether to go on, rather than wait for
+    /// packs that are being put to give back their memory.
+    fn has_room(&mut self, putting: bool) -> bool {
+        let pack = self.open_pack();
+        if pack.short || pack.has_room() {
+            return true;
+        }
+        match self.repository.memory().try_lease(STEP) {
+            Some(more) => {
+                let Some(pack) = &mut self.pack else { return true };
+                match &mut pack.lease {
+                    Some(lease) => lease.merge(more),
+                    None => pack.lease = Some(more),
+                }
+                true
+            }
+            None if putting => false,
+            // Nothing of this offload is on its way, so nobody else takes from its reserve.
+            None => {
+                self.open_pack().short = true;
+                true
+            }
+        }
+    }
+
+    /// The pack being filled.
+    fn open_pack(&mut self) -> &mut Filling {
+        let (repository, upload, packs) = (&self.repository, self.upload, &mut self.packs);
+        self.pack.get_or_insert_with(|| {
+            let id = PackId::of(upload, repository.seams().random());
+            let writer = pack::Writer::new(repository.data_key(), id);
+            Filling { position: packs.open(), writer, lease: None, short: false }
+        })
+    }
+
+    /// Starts to hash and compress a batch.
+    async fn prepare(&mut self, gathered: Vec<Gathered>, comparison: &mut Comparison) -> Result<Preparing> {
+        for gathered in &gathered {
+            let Gathered::Chunk(Chunk { ranges, bytes }) = gathered else { continue };
+            let Some(last) = ranges.last() else { continue };
+            for Candidate { id, pack, ordinal } in comparison.advance(*last, bytes.len() as u64 / BLOCK_SIZE).await? {
                 self.index.enter(&id, Known { pack: self.packs.position(pack), ordinal });
             }
         }
         let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
-        let compressor = Arc::clone(&self.compressor);
-        let prepared = self.worker.start(move || {
-            let Gathering { ranges, bytes } = gathering;
-            let id = repository.data_key().chunk_id(&bytes);
-            let blocks = u8::try_from(bytes.len() as u64 / BLOCK_SIZE).expect("a chunk has at most 32 blocks");
-            let body = match index.find(&id) {
-                Some(_) => Body::Plain(bytes),
-                None => Body::Encoded(compressor.encode(bytes)),
+        let (compressor, stages) = (Arc::clone(&self.compressor), self.stages.clone());
+        Ok(self.worker.start(move || {
+            let prepare = |gathered| match gathered {
+                Gathered::Zero(range) => Prepared::Zero(range),
+                Gathered::Mark(mark) => Prepared::Mark(mark),
+                Gathered::Chunk(Chunk { ranges, bytes }) => {
+                    let length = bytes.len() as u64;
+                    let id = stages.timed(Stage::Hash, length, || repository.data_key().chunk_id(&bytes));
+                    let blocks = u8::try_from(length / BLOCK_SIZE).expect("a chunk has at most 32 blocks");
+                    let body = match index.find(&id) {
+                        Some(_) => Body::Plain(bytes),
+                        None => {
+                            let encode = || compressor.encode_slice(&bytes);
+                            Body::Encoded(stages.timed(Stage::Compress, length, encode))
+                        }
+                    };
+                    Prepared::Chunk(PreparedChunk { id, ranges, blocks, body })
+                }
             };
-            Prepared::Chunk(PreparedChunk { id, ranges, blocks, body })
-        });
-        Ok(prepared)
+            gathered.into_iter().map(prepare).collect()
+        }))
     }
 
     /// Places what was prepared, in the scan's order; tells whether the stretch is to end here.
@@ -287,10 +460,9 @@ impl Transfer {
                 self.draft.statistics.changed_bytes += mark.changed.bytes();
                 self.draft.statistics.read_bytes += mark.read.bytes();
                 self.draft.extents.len() >= STRETCH_EXTENTS
-                    || self
-                        .pack
-                        .as_ref()
-                        .is_some_and(|(_, pack)| pack.stored_bytes() >= self.pack_bytes || pack.chunks() >= PACK_CHUNKS)
+                    || self.pack.as_ref().is_some_and(|Filling { writer, short, .. }| {
+                        *short || writer.stored_bytes() >= self.pack_bytes || writer.chunks() >= PACK_CHUNKS
+                    })
             }
             Prepared::Chunk(chunk) => {
                 self.draft.unmarked = true;
@@ -312,14 +484,10 @@ impl Transfer {
             None => {
                 let encoded = match body {
                     Body::Encoded(encoded) => encoded,
-                    Body::Plain(bytes) => self.compressor.encode(bytes),
+                    Body::Plain(bytes) => self.compressor.encode_slice(&bytes),
                 };
-                let (repository, upload, packs) = (&self.repository, self.upload, &mut self.packs);
-                let (position, pack) = self.pack.get_or_insert_with(|| {
-                    let id = PackId::of(upload, repository.seams().random());
-                    (packs.open(), pack::Writer::new(repository.data_key(), id))
-                });
-                let known = Known { pack: *position, ordinal: pack.push(id, blocks, encoded) };
+                let pack = self.open_pack();
+                let known = Known { pack: pack.position, ordinal: pack.writer.push(id, blocks, encoded) };
                 self.index.enter(&id, known);
                 self.draft.statistics.stored_bytes += bytes;
                 self.draft.statistics.chunks += 1;
@@ -335,19 +503,17 @@ impl Transfer {
     }
 
     /// Ends the stretch, writes it down and starts to put its pack, if it filled one.
-    async fn put_stretch(
-        &mut self,
-        journal: &mut Journal,
-        is_last: bool,
-    ) -> Result<AbortOnDropHandle<Result<Stretch>>> {
+    async fn put_stretch(&mut self, journal: &mut Journal, is_last: bool) -> Result<(Stretch, Put)> {
         let mut draft = std::mem::take(&mut self.draft);
         self.draft.position = draft.position;
-        let mut object = self.pack.take().map(|(position, pack)| {
-            let (reference, bytes) = pack.finish();
-            self.packs.close(position, reference);
+        let mut lease = None;
+        let mut object = self.pack.take_if(|pack| pack.writer.chunks() > 0).map(|pack| {
+            let (reference, closed) = pack.writer.close();
+            self.packs.close(pack.position, reference);
+            lease = pack.lease;
             draft.statistics.packs = 1;
-            draft.statistics.uploaded_bytes = bytes.len() as u64;
-            (reference, bytes)
+            draft.statistics.uploaded_bytes = reference.object_bytes.into();
+            (reference, closed)
         });
         draft.extents.sort_unstable_by_key(|extent| extent.range.first);
         let stretch = Stretch {
@@ -364,17 +530,25 @@ impl Transfer {
         if is_last && self.broken(Mutation::RootBeforePacks) {
             self.withheld = object.take();
         }
-        let (repository, bandwidth) = (self.repository.clone(), Arc::clone(&self.bandwidth));
-        let progress = self.progress.clone();
-        Ok(AbortOnDropHandle::new(self.worker.tracker().spawn(async move {
-            if let Some((reference, bytes)) = object {
-                let length = bytes.len();
-                bandwidth.acquire(length).await;
-                repository.store().put_new(&reference.key(), bytes).await?;
-                progress.add_moved(length as u64);
+        let (repository, bandwidth, worker) = (self.repository.clone(), self.bandwidth.clone(), self.worker.clone());
+        let (progress, stages) = (self.progress.clone(), self.stages.clone());
+        let put = self.worker.tracker().spawn(async move {
+            // Given back when the pack is stored, or is no longer on its way.
+            let _lease = lease;
+            if let Some((reference, closed)) = object {
+                let length = u64::from(reference.object_bytes);
+                let sealing = stages.clone();
+                let parts = worker.start(move || sealing.timed(Stage::Seal, length, || closed.seal())).await?;
+                stages.waited_async(Stage::Put, bandwidth.acquire(length)).await;
+                let payload: PutPayload = parts.into_iter().collect();
+                let key = reference.key();
+                let put = repository.store().put_new_parts(&key, payload);
+                stages.timed_async(Stage::Put, length, put).await?;
+                progress.add_moved(length);
             }
-            Ok(stretch)
-        })))
+            Ok(())
+        });
+        Ok((stretch, AbortOnDropHandle::new(put)))
     }
 
     /// Writes down that a stretch is stored, and enters it in the level.
@@ -402,7 +576,10 @@ impl Transfer {
     /// Puts the pack that should have been put before the root.
     pub(super) async fn put_withheld(&mut self) -> Result<()> {
         match self.withheld.take() {
-            Some((reference, bytes)) => self.repository.store().put_new(&reference.key(), bytes).await,
+            Some((reference, closed)) => {
+                let payload: PutPayload = closed.seal().into_iter().collect();
+                self.repository.store().put_new_parts(&reference.key(), payload).await
+            }
             None => Ok(()),
         }
     }
@@ -425,11 +602,14 @@ impl Transfer {
 
     /// Puts a run and returns how to refer to it.
     pub(super) async fn put_run(&self, finished: Finished) -> Result<RunReference> {
+        run::remember(&self.repository, &finished);
         let Finished { reference, bytes } = finished;
-        let length = bytes.len();
-        self.bandwidth.acquire(length).await;
-        self.repository.store().put_new(&run::key(reference.id), bytes).await?;
-        self.progress.add_moved(length as u64);
+        let length = bytes.len() as u64;
+        self.stages.waited_async(Stage::Put, self.bandwidth.acquire(length)).await;
+        let key = run::key(reference.id);
+        let put = self.repository.store().put_new(&key, bytes);
+        self.stages.timed_async(Stage::Put, length, put).await?;
+        self.progress.add_moved(length);
         Ok(reference)
     }
 }

@@ -4,8 +4,26 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     block::{BLOCK_SIZE, CHUNK_BLOCKS},
-    run::wire::{Malformed, decompress},
+    crypto::TAG_LEN,
+    run::wire::{Malformed, decompress, decompress_into},
 };
+
+/// A chunk is stored as it is unless compression saves at least one part in this many: opening it again takes time at
+/// every restore.
+const LEAST_SAVING: usize = 32;
+
+/// Bytes of the largest chunk.
+const CHUNK_LEN: usize = 128 << 10;
+const _: () = assert!(CHUNK_LEN as u64 == CHUNK_BLOCKS * BLOCK_SIZE);
+
+/// How many bytes of a chunk are looked at to tell whether it looks like noise.
+const PROBE_LEN: usize = 2048;
+
+/// In so many places.
+const PROBE_PIECES: usize = 16;
+
+/// How much of a chunk that looks like noise is compressed to make sure.
+const SAMPLE_LEN: usize = 8 << 10;
 
 /// How a chunk is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +68,15 @@ pub(crate) struct Encoded {
 /// about as much as compressing a small chunk.
 pub(crate) struct Compressor {
     level: i32,
-    idle: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
+    idle: Mutex<Vec<Context>>,
 }
 
 impl Compressor {
-    /// What is used where nobody asked for a level: about as fast as an object store takes data, on one core.
-    const DEFAULT_LEVEL: u8 = 3;
+    /// What is used where nobody asked for a level; `docs/decisions/0018-zstd-level-1.md` says why.
+    const DEFAULT_LEVEL: u8 = 1;
 
     /// The highest level that needs no unusual memory to open again.
     const MAX_LEVEL: u8 = 19;
-
-    /// A chunk is stored as it is unless compression saves at least one part in this many: opening it again takes
-    /// time at every restore.
-    const LEAST_SAVING: usize = 32;
 
     /// Makes one for a level from 1 to 19; 0 stores everything as it is.
     pub(crate) fn new(level: Option<u8>) -> Self {
@@ -72,22 +86,100 @@ impl Compressor {
 
     /// Compresses a chunk where that helps.
     pub(crate) fn encode(&self, plain: Vec<u8>) -> Encoded {
+        match self.compress(&plain) {
+            Some(bytes) => Encoded { codec: Codec::Zstd, bytes },
+            None => Encoded { codec: Codec::Raw, bytes: plain },
+        }
+    }
+
+    /// Compresses a chunk that is a part of something larger, where that helps; the original is let go of soon.
+    pub(crate) fn encode_slice(&self, plain: &[u8]) -> Encoded {
+        match self.compress(plain) {
+            Some(bytes) => Encoded { codec: Codec::Zstd, bytes },
+            None => Encoded { codec: Codec::Raw, bytes: with_room(plain) },
+        }
+    }
+
+    /// Compresses a chunk, if that is worth it.
+    fn compress(&self, plain: &[u8]) -> Option<Vec<u8>> {
         if self.level == 0 {
-            return Encoded { codec: Codec::Raw, bytes: plain };
+            return None;
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let Some(mut context) = idle.or_else(|| zstd::bulk::Compressor::new(self.level).ok()) else {
-            // Out of memory for a context: the chunk is as good uncompressed.
-            return Encoded { codec: Codec::Raw, bytes: plain };
-        };
-        let compressed = context.compress(&plain);
+        // Without memory for a context the chunk is as good uncompressed.
+        let mut context = idle.or_else(|| Context::new(self.level))?;
+        let bytes = context.compress(plain).and_then(|length| context.buffer.get(..length)).map(with_room);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(context);
-        match compressed {
-            Ok(bytes) if bytes.len() < plain.len() - plain.len() / Self::LEAST_SAVING => {
-                Encoded { codec: Codec::Zstd, bytes }
-            }
-            _ => Encoded { codec: Codec::Raw, bytes: plain },
+        bytes
+    }
+}
+
+/// Copies bytes to where the tag will fit in behind them.
+fn with_room(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(bytes.len() + TAG_LEN);
+    copy.extend_from_slice(bytes);
+    copy
+}
+
+/// What one thread compresses with.
+struct Context {
+    zstd: zstd::bulk::Compressor<'static>,
+    buffer: Vec<u8>,
+}
+
+impl Context {
+    fn new(level: i32) -> Option<Self> {
+        let buffer = vec![0; zstd::zstd_safe::compress_bound(CHUNK_LEN)];
+        Some(Self { zstd: zstd::bulk::Compressor::new(level).ok()?, buffer })
+    }
+
+    /// Compresses a chunk into the buffer; returns how long it is there, if that is worth it.
+    fn compress(&mut self, plain: &[u8]) -> Option<usize> {
+        if looks_random(plain) && self.saves(&plain[..SAMPLE_LEN.min(plain.len())]).is_none() {
+            return None;
         }
+        self.saves(plain)
+    }
+
+    /// Compresses into the buffer; returns how long it is there, if enough is saved.
+    fn saves(&mut self, plain: &[u8]) -> Option<usize> {
+        let length = self.zstd.compress_to_buffer(plain, &mut self.buffer[..]).ok()?;
+        (length < plain.len() - plain.len() / LEAST_SAVING).then_some(length)
+    }
+}
+
+/// Tells whether a chunk looks like noise, by how evenly the values of some of its bytes are spread: half a microsecond's
+/// work, where finding out by compressing takes fifty.
+fn looks_random(plain: &[u8]) -> bool {
+    if plain.len() < 4 * PROBE_LEN {
+        return false;
+    }
+    let mut counts = [0_u16; 256];
+    let step = plain.len() / PROBE_PIECES;
+    for piece in plain.chunks_exact(step).take(PROBE_PIECES) {
+        piece[..PROBE_LEN / PROBE_PIECES].iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    }
+    // Of n bytes that are evenly spread, the squares add up to n + n²/256, give or take; of anything that compresses by
+    // its bytes' frequencies alone, to far more.
+    let squares: u64 = counts.iter().map(|count| u64::from(*count) * u64::from(*count)).sum();
+    let even = (PROBE_LEN + PROBE_LEN * PROBE_LEN / 256) as u64;
+    squares < even + even / 8
+}
+
+/// Puts the plain bytes of a chunk into a buffer of their length.
+pub(super) fn decode_into(
+    codec: Codec,
+    bytes: &[u8],
+    context: &mut zstd::zstd_safe::DCtx<'_>,
+    plain: &mut [u8],
+) -> Result<(), Malformed> {
+    match codec {
+        Codec::Zstd => decompress_into(bytes, context, plain),
+        Codec::Raw if bytes.len() == plain.len() => {
+            plain.copy_from_slice(bytes);
+            Ok(())
+        }
+        Codec::Raw => Err(Malformed("a chunk is not as long as the table says")),
     }
 }
 
@@ -156,6 +248,22 @@ mod tests {
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let encoded = compressor.encode(noise.clone());
         assert_eq!((encoded.codec, &encoded.bytes), (Codec::Raw, &noise));
+    }
+
+    #[test]
+    fn what_looks_like_noise_is_compressed_where_it_repeats_at_once() {
+        let mut noise = vec![0; CHUNK_LEN];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        assert!(looks_random(&noise) && !looks_random(&noise[..4096]), "a small chunk is compressed to find out");
+        let repeated: Vec<u8> = noise[..5000].iter().copied().cycle().take(CHUNK_LEN).collect();
+        assert!(looks_random(&repeated));
+        let encoded = Compressor::new(None).encode(repeated.clone());
+        assert_eq!(encoded.codec, Codec::Zstd);
+        assert_eq!(decode(encoded.codec, encoded.bytes, 32), Ok(repeated));
+        let text: Vec<u8> = noise.iter().map(|byte| b"0123456789abcdef"[usize::from(byte % 16)]).collect();
+        assert!(!looks_random(&text));
+        let Encoded { codec, bytes } = Compressor::new(None).encode_slice(&noise);
+        assert_eq!((codec, &bytes), (Codec::Raw, &noise));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Packs: objects of about 32 MiB that hold chunks and end in a sealed table of them.
+//! Packs: objects of 16 MiB or so, and up to 32 where memory allows, that hold chunks and end in a sealed table of them.
 //!
 //! ```text
 //! packs/<pack>
@@ -25,10 +25,10 @@ mod writer;
 
 pub(crate) use cache::TableCache;
 pub(crate) use chunk::{Compressor, Encoded};
-pub(crate) use reader::{Opener, Unsealed, open_table};
+pub(crate) use reader::{Opener, Unsealed, Workspace, open_table};
 pub(crate) use relocated::{Chunks, Relocations, find_relocation, pick, read_chunks, read_table};
 pub(crate) use table::{Table, TableEntry};
-pub(crate) use writer::Writer;
+pub(crate) use writer::{Closed, Writer};
 
 use std::ops::Range;
 

@@ -3,9 +3,20 @@
 use super::{Encoded, PackReference, Table, TableEntry, chunk};
 use crate::{
     Error, Result,
-    crypto::{DataKey, PackCipher},
+    crypto::{DataKey, PackCipher, Rejected, TAG_LEN},
     id::ChunkId,
+    run::wire::Malformed,
 };
+use chunk::Codec;
+
+const WRONG_ID: &str = "its bytes do not hash to its id";
+
+/// What one thread opens chunks with.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    zstd: zstd::zstd_safe::DCtx<'static>,
+    bytes: Vec<u8>,
+}
 
 /// Verifies and opens the sealed table of a pack.
 pub(crate) fn open_table(key: &DataKey, reference: &PackReference, sealed: &[u8]) -> Result<Table> {
@@ -39,6 +50,37 @@ impl Opener {
         self.verify(key, ordinal, entry, self.decrypt(ordinal, entry, sealed)?)
     }
 
+    /// Opens, decompresses and verifies the `ordinal`th chunk into a buffer that is as long as its blocks.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the pack and the chunk; what is in the buffer then is not to be used.
+    pub(crate) fn open_into(
+        &self,
+        key: &DataKey,
+        ordinal: u32,
+        entry: &TableEntry,
+        sealed: &[u8],
+        workspace: &mut Workspace,
+        plain: &mut [u8],
+    ) -> Result<()> {
+        let rejected = |rejected: Rejected| self.damaged(ordinal, &rejected.to_string());
+        let malformed = |malformed: Malformed| self.damaged(ordinal, &malformed.to_string());
+        let length = sealed.len().checked_sub(TAG_LEN).ok_or_else(|| rejected(Rejected))?;
+        match entry.codec {
+            // Not as long as it should be is not what was sealed.
+            Codec::Raw if length == plain.len() => {
+                self.cipher.open_chunk_into(ordinal, &entry.id, sealed, plain).map_err(rejected)?;
+            }
+            codec => {
+                workspace.bytes.resize(length.max(workspace.bytes.len()), 0);
+                let bytes = &mut workspace.bytes[..length];
+                self.cipher.open_chunk_into(ordinal, &entry.id, sealed, bytes).map_err(rejected)?;
+                chunk::decode_into(codec, bytes, &mut workspace.zstd, plain).map_err(malformed)?;
+            }
+        }
+        if key.chunk_id(plain) == entry.id { Ok(()) } else { Err(self.damaged(ordinal, WRONG_ID)) }
+    }
+
     /// Opens and verifies the `ordinal`th chunk, and returns it as it was before it was sealed.
     ///
     /// # Errors
@@ -59,11 +101,7 @@ impl Opener {
     fn verify(&self, key: &DataKey, ordinal: u32, entry: &TableEntry, bytes: Vec<u8>) -> Result<Vec<u8>> {
         let plain = chunk::decode(entry.codec, bytes, entry.blocks);
         let plain = plain.map_err(|malformed| self.damaged(ordinal, &malformed.to_string()))?;
-        if key.chunk_id(&plain) == entry.id {
-            Ok(plain)
-        } else {
-            Err(self.damaged(ordinal, "its bytes do not hash to its id"))
-        }
+        if key.chunk_id(&plain) == entry.id { Ok(plain) } else { Err(self.damaged(ordinal, WRONG_ID)) }
     }
 
     fn damaged(&self, ordinal: u32, reason: &str) -> Error {
@@ -103,9 +141,18 @@ mod tests {
         let offset = reference.table_offset as usize;
         let table = open_table(&key, &reference, &object[offset..]).unwrap();
         let opener = Opener::new(&key, reference);
+        let mut workspace = Workspace::default();
         for (ordinal, (entry, chunk)) in (0..).zip(table.entries.iter().zip(&chunks)) {
             let sealed = &object[entry.offset as usize..entry.end() as usize];
             assert_eq!(&opener.open(&key, ordinal, entry, sealed).unwrap(), chunk);
+            let mut plain = vec![0; chunk.len()];
+            opener.open_into(&key, ordinal, entry, sealed, &mut workspace, &mut plain).unwrap();
+            assert_eq!(&plain, chunk);
+            let mut into = |ordinal, sealed: &[u8], length| {
+                opener.open_into(&key, ordinal, entry, sealed, &mut workspace, &mut vec![0; length]).is_err()
+            };
+            assert!(into(ordinal + 1, sealed, chunk.len()) && into(ordinal, &sealed[1..], chunk.len()));
+            assert!(into(ordinal, sealed, chunk.len() + 4096) && into(ordinal, sealed, 0) && into(ordinal, &[], 4096));
             assert!(opener.open(&key, ordinal + 1, entry, sealed).is_err(), "another chunk's place");
             let mut changed = sealed.to_vec();
             changed[3] ^= 1;

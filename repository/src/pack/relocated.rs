@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use super::{
     Opener, PackReference, Table, TableCache, TableEntry,
-    reader::{Unsealed, open_table},
+    reader::{Unsealed, Workspace, open_table},
 };
 use crate::{
     Error, Repository, Result,
@@ -260,6 +260,30 @@ impl Chunks {
             };
             (part.ordinal, opened)
         })
+    }
+
+    /// Opens and verifies the `number`th of them into a buffer that is as long as its blocks.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the pack that has it; what is in the buffer then is not to be used.
+    pub(crate) fn open_into(
+        &self,
+        key: &DataKey,
+        opener: &Opener,
+        number: usize,
+        workspace: &mut Workspace,
+        plain: &mut [u8],
+    ) -> Result<()> {
+        let part = self.parts.get(number).ok_or_else(|| self.pack.damaged("it was not read whole"))?;
+        match &part.sealed {
+            Some(sealed) => opener.open_into(key, part.place, &part.entry, sealed, workspace, plain),
+            None => Err(self.pack.damaged("it was not read whole")),
+        }
+    }
+
+    /// What opens them.
+    pub(crate) fn opener(&self, key: &DataKey) -> Opener {
+        Opener::new(key, self.pack)
     }
 
     /// Opens and verifies them one after another, and gives them as they were before they were sealed.

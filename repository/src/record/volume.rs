@@ -51,6 +51,12 @@ pub struct OffloadParameters {
     /// Most bytes a second to send to the store; absent means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<u64>,
+    /// The volume's share of its node's offloads beside that of others, 1 to 100; absent takes the driver's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
+    /// Most bytes a second to read of the volume's cuts; absent means no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_bandwidth: Option<u64>,
 }
 
 /// How many workloads of a node may use a volume at once, and how.

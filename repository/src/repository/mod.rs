@@ -17,6 +17,7 @@ mod keys;
 pub(crate) mod names;
 mod opening;
 mod readable;
+mod recent;
 mod relocations;
 mod repacking;
 mod reserve;
@@ -29,6 +30,7 @@ mod volumes;
 pub use keys::Slot;
 pub(crate) use readable::Found;
 pub use readable::{DamagedRoot, Readable};
+pub(crate) use recent::End;
 
 use std::{fmt, sync::Arc};
 
@@ -39,8 +41,10 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    crypto::DataKey,
+    bandwidth::Bandwidth,
+    crypto::{AuthoritySeed, DataKey},
     format::{envelope, header::Kind},
+    memory::Memory,
     pack,
     record::snapshot::{Root, Tombstone},
     seam::Seams,
@@ -54,6 +58,7 @@ const FETCHES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Repository {
     inner: Arc<Inner>,
+    memory: Memory,
 }
 
 struct Inner {
@@ -63,6 +68,9 @@ struct Inner {
     seams: Seams,
     roots: root_cache::RootCache,
     relocations: pack::Relocations,
+    recent: recent::Recent,
+    upload: Bandwidth,
+    download: Bandwidth,
 }
 
 impl fmt::Debug for Inner {
@@ -99,6 +107,17 @@ pub enum SnapshotState {
     Gone(Tombstone),
 }
 
+impl SnapshotState {
+    /// The root, where the snapshot is committed.
+    #[must_use]
+    pub fn root(&self) -> Option<&Root> {
+        match self {
+            Self::Committed(root) => Some(root),
+            Self::Absent | Self::Gone(_) => None,
+        }
+    }
+}
+
 /// The outcome of a deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deletion {
@@ -123,15 +142,52 @@ impl Repository {
         &self.inner.store
     }
 
+    /// The seed of the authority by which processes that opened this repository know one another. It stays the same
+    /// when master keys change.
+    #[must_use]
+    pub fn authority_seed(&self) -> AuthoritySeed {
+        self.inner.data_key.authority_seed()
+    }
+
     /// The time and randomness it was opened with.
     #[must_use]
     pub fn seams(&self) -> &Seams {
         &self.inner.seams
     }
 
+    /// Takes the memory of its offloads and hydrations from what others use too.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The memory of its offloads and hydrations.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The limit on what all who share this handle send: packs and runs, of offloads and of repacking. There is none
+    /// until it is [set](Bandwidth::set).
+    #[must_use]
+    pub fn upload_bandwidth(&self) -> &Bandwidth {
+        &self.inner.upload
+    }
+
+    /// The limit on what hydrations by this handle fetch. There is none until it is [set](Bandwidth::set).
+    #[must_use]
+    pub fn download_bandwidth(&self) -> &Bandwidth {
+        &self.inner.download
+    }
+
     /// Repacked packs that were met.
     pub(crate) fn relocations(&self) -> &pack::Relocations {
         &self.inner.relocations
+    }
+
+    /// What this process put or read lately.
+    pub(crate) fn recent(&self) -> &recent::Recent {
+        &self.inner.recent
     }
 
     /// The key that everything in it is sealed with.

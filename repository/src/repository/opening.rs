@@ -7,8 +7,10 @@ use uuid::Uuid;
 use super::{Inner, Repository, identity, keys, root_cache::RootCache};
 use crate::{
     Error, Result,
+    bandwidth::Bandwidth,
     crypto::{DataKey, KeySlot, MasterKey},
     format::header::FORMAT_VERSION,
+    memory::Memory,
     pack::Relocations,
     record::repository::RepositoryRecord,
     seam::Seams,
@@ -83,6 +85,9 @@ impl Repository {
 
     fn assemble(store: Store, uuid: Uuid, data_key: DataKey, seams: Seams) -> Self {
         let (roots, relocations) = (RootCache::default(), Relocations::default());
-        Self { inner: Arc::new(Inner { store, uuid, data_key, seams, roots, relocations }) }
+        let recent = super::recent::Recent::default();
+        let (upload, download) = (Bandwidth::default(), Bandwidth::default());
+        let inner = Inner { store, uuid, data_key, seams, roots, relocations, recent, upload, download };
+        Self { inner: Arc::new(inner), memory: Memory::default() }
     }
 }

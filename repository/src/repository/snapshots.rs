@@ -29,11 +29,25 @@ impl Repository {
     /// # Errors
     /// The store's, or `Corrupt`.
     pub async fn snapshot(&self, id: SnapshotId) -> Result<SnapshotState> {
-        Ok(match self.read_snapshot(id).await? {
+        let state = match self.read_snapshot(id).await? {
             Some((Standing::Root(root), _)) => SnapshotState::Committed(root),
             Some((Standing::Tombstone(tombstone), _)) => SnapshotState::Gone(tombstone),
             None => SnapshotState::Absent,
-        })
+        };
+        self.recent().saw(id, state.root());
+        Ok(state)
+    }
+
+    /// Returns what stood at a snapshot's key when this process looked last, if that was a root, and reads it otherwise.
+    /// For those who find out later, from the store, whether it still stands.
+    ///
+    /// # Errors
+    /// Those of [`snapshot`](Self::snapshot).
+    pub async fn snapshot_lately(&self, id: SnapshotId) -> Result<SnapshotState> {
+        match self.recent().root(id) {
+            Some(root) => Ok(SnapshotState::Committed(Box::new(Arc::unwrap_or_clone(root)))),
+            None => self.snapshot(id).await,
+        }
     }
 
     /// Finds the id under which a snapshot of that name stands or may be made: the first generation without a
@@ -110,6 +124,7 @@ impl Repository {
         let nonce = UploadId::from_bytes(self.seams().random());
         let tombstone = Tombstone { id, nonce, reason: reason.into(), deleted_at: self.seams().clock.now() };
         let bytes = self.seal(Kind::Tombstone, &key, &tombstone)?;
+        self.recent().saw(id, None);
         match self.put_tombstone(id, nonce, &bytes).await {
             // Some stores that are full say no more than that they failed.
             Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable) => {
@@ -168,7 +183,10 @@ impl Repository {
         let bytes = self.seal(Kind::Root, &key, root)?;
         let is_mine = |found: &[u8]| matches!(self.open_standing(id, found), Ok(Standing::Root(found)) if found.upload == root.upload);
         match self.store().create(&key, bytes, is_mine).await? {
-            Created::Created => Ok(()),
+            Created::Created => {
+                self.recent().saw(id, Some(root));
+                Ok(())
+            }
             Created::Theirs(found) => Err(match self.open_standing(id, &found)? {
                 Standing::Root(_) => Error::Conflict { object: key },
                 Standing::Tombstone(tombstone) => Error::Cancelled { snapshot: id, reason: tombstone.reason },

@@ -47,7 +47,7 @@ impl Merge {
     /// Starts merging levels, newest first; `oldest` says that none is below them.
     pub(crate) fn new(repository: &Repository, levels: Vec<Vec<Origin>>, writer: Writer, oldest: bool) -> Self {
         let everything = BlockRange::new(0, u64::MAX);
-        Self { view: View::new(repository, levels, everything), writer, oldest, done: false }
+        Self { view: View::new(repository, levels, everything).recalling(), writer, oldest, done: false }
     }
 
     /// Returns the next run that is ready to be put.

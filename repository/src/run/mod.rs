@@ -33,7 +33,7 @@ mod writer;
 
 pub(crate) use index::{Index, PageEntry};
 pub(crate) use page::{decode as decode_extents, encode as encode_extents};
-pub(crate) use reader::{Origin, Reader};
+pub(crate) use reader::{Origin, Reader, remember};
 pub(crate) use view::{Found, View};
 pub(crate) use writer::{Finished, Writer};
 

@@ -5,7 +5,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{Extent, Index, damaged, index::MAX_SEALED_LEN, key, page};
-use crate::{Repository, Result, block::Blocks, crypto::RunCipher, format::HEADER_LEN, record::snapshot::RunReference};
+use crate::{
+    Repository, Result, block::Blocks, crypto::RunCipher, format::HEADER_LEN, record::snapshot::RunReference,
+    repository::End,
+};
 
 /// A run up to this size is read whole: one request instead of two.
 const WHOLE_BYTES: u64 = 256 << 10;
@@ -55,6 +58,16 @@ impl Held {
     }
 }
 
+/// Remembers the end of a run that is put: all of a short one, and the index of a longer one.
+pub(crate) fn remember(repository: &Repository, finished: &super::Finished) {
+    let super::Finished { reference, bytes } = finished;
+    let offset = if reference.object_bytes <= WHOLE_BYTES { 0 } else { reference.index_offset };
+    let end = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+    if let Some(end) = end {
+        repository.recent().keep_run(reference.id, offset, end);
+    }
+}
+
 impl Reader {
     /// Reads and verifies the index of a run.
     ///
@@ -62,6 +75,21 @@ impl Reader {
     /// `Corrupt` naming the run, or the store's.
     pub(crate) async fn open(repository: &Repository, origin: Origin) -> Result<Self> {
         Self::open_whole(repository, origin, WHOLE_BYTES).await
+    }
+
+    /// The same from what this process remembers of the run, where it does; what is read is remembered. For those who go by
+    /// what the run holds, and not by whether the store still has it.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the run, or the store's.
+    pub(crate) async fn recall(repository: &Repository, origin: Origin) -> Result<Self> {
+        let Origin::Stored(reference) = &origin else { return Self::open(repository, origin).await };
+        if let Some(End { offset, bytes }) = repository.recent().run(reference.id, reference.index_offset) {
+            return Self::of_end(repository, reference.clone(), Held { offset, bytes });
+        }
+        let reader = Self::open(repository, origin).await?;
+        repository.recent().keep_run(reader.reference.id, reader.held.offset, &reader.held.bytes);
+        Ok(reader)
     }
 
     /// Reads and verifies the index of a run, and with it all of one that has at most `whole` bytes: for those who will
@@ -83,6 +111,12 @@ impl Reader {
                 Held { offset: start, bytes }
             }
         };
+        Self::of_end(repository, reference, held)
+    }
+
+    /// Verifies the index of a run whose end is in memory.
+    fn of_end(repository: &Repository, reference: RunReference, held: Held) -> Result<Self> {
+        let (offset, length) = (reference.index_offset, reference.object_bytes);
         let sealed = held.slice(&(offset..length)).ok_or_else(|| damaged(reference.id, "it ends within its index"))?;
         if blake3::hash(&sealed).to_hex().as_str() != reference.index_hash {
             return Err(damaged(reference.id, "its index is not the one that was written: the hash differs"));

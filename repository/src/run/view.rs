@@ -11,6 +11,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use futures::future::join_all;
+
 use super::{Extent, Origin, Place, Reader, Segment, damaged, levels};
 use crate::{
     Repository, Result,
@@ -22,6 +24,8 @@ use crate::{
 /// A walk over what levels hold, in ascending order.
 pub(crate) struct View {
     repository: Repository,
+    /// Whether runs are read from what is remembered of them.
+    recalls: bool,
     levels: Vec<Level>,
     position: Blocks,
     end: Blocks,
@@ -71,7 +75,13 @@ impl View {
             page: Vec::new().into_iter(),
             head: None,
         });
-        Self { repository: repository.clone(), levels: levels.collect(), position: range.first, end: range.end() }
+        let repository = repository.clone();
+        Self { repository, recalls: false, levels: levels.collect(), position: range.first, end: range.end() }
+    }
+
+    /// The same walk from what this process remembers of the runs, where it does.
+    pub(crate) fn recalling(self) -> Self {
+        Self { recalls: true, ..self }
     }
 
     /// Starts a walk over a committed snapshot's runs.
@@ -108,13 +118,17 @@ impl View {
     /// # Errors
     /// The store's.
     pub(crate) async fn next_found(&mut self) -> Result<Option<Found>> {
-        let mut first = self.end;
-        for level in &mut self.levels {
-            level.advance(&self.repository, self.position, self.end).await?;
-            if let Some(head) = &level.head {
-                first = first.min(head.segment.range.first);
-            }
+        let (position, end) = (self.position, self.end);
+        // Levels that must read do so at the same time: each costs a round trip of its own otherwise.
+        let behind = self.levels.iter_mut().map(|level| !level.steps(position)).filter(|behind| *behind).count();
+        if behind > 0 {
+            let (repository, recalls) = (&self.repository, self.recalls);
+            let read = self.levels.iter_mut().map(|level| level.advance(repository, recalls, position, end));
+            // All of them to their end, so that whoever meets an error that passes finds them where they are.
+            join_all(read).await.into_iter().collect::<Result<()>>()?;
         }
+        let heads = self.levels.iter().filter_map(|level| level.head.as_ref());
+        let first = heads.map(|head| head.segment.range.first).min().unwrap_or(end).min(end);
         if first >= self.end {
             return Ok(None);
         }
@@ -137,28 +151,49 @@ impl View {
 }
 
 impl Level {
-    /// Makes `head` the first blocks that end after `position`, if there are some before `end`.
-    async fn advance(&mut self, repository: &Repository, position: Blocks, end: Blocks) -> Result<()> {
+    /// Makes `head` the first blocks that end after `position`, as far as the page in memory goes; tells whether that is
+    /// all there is to do.
+    fn steps(&mut self, position: Blocks) -> bool {
         loop {
             if let Some(head) = &mut self.head
                 && head.segment.range.end() > position
             {
                 head.segment = head.segment.from(position);
-                return Ok(());
+                return true;
             }
             self.head = self.page.next().map(|segment| Head { segment, lost: None });
-            if self.head.is_none() && !self.next_page(repository, position, end).await? {
-                return Ok(());
+            if self.head.is_none() {
+                return self.reader.is_none() && self.waiting.is_empty();
             }
         }
     }
 
+    /// Makes `head` the first blocks that end after `position`, if there are some before `end`.
+    async fn advance(&mut self, repository: &Repository, recalls: bool, position: Blocks, end: Blocks) -> Result<()> {
+        while !self.steps(position) {
+            if !self.next_page(repository, recalls, position, end).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the next page that has something between `position` and `end`, or makes `head` what is lost with it.
-    async fn next_page(&mut self, repository: &Repository, position: Blocks, end: Blocks) -> Result<bool> {
+    async fn next_page(
+        &mut self,
+        repository: &Repository,
+        recalls: bool,
+        position: Blocks,
+        end: Blocks,
+    ) -> Result<bool> {
         loop {
             let Some(reader) = &mut self.reader else {
                 let Some(origin) = self.waiting.front() else { return Ok(false) };
-                let opened = Reader::open(repository, origin.clone()).await.and_then(|reader| {
+                let opened = match recalls {
+                    true => Reader::recall(repository, origin.clone()).await,
+                    false => Reader::open(repository, origin.clone()).await,
+                };
+                let opened = opened.and_then(|reader| {
                     if reader.index().pages.first().is_some_and(|page| page.range.first < self.covered) {
                         return Err(damaged(reader.reference().id, "it overlaps another run of its level"));
                     }

@@ -92,15 +92,36 @@ impl<'a> Cursor<'a> {
 ///
 /// No more is allocated than the frame says, and nothing before that was compared with the limit.
 pub(crate) fn decompress(frame: &[u8], limit: usize) -> Result<Vec<u8>, Malformed> {
-    let odd = Malformed("it is not one zstd frame that says its size");
+    let length = frame_length(frame, limit)?;
+    let plain = zstd::bulk::decompress(frame, length).map_err(|_| Malformed("it does not decompress"))?;
+    if plain.len() == length { Ok(plain) } else { Err(NO_FRAME) }
+}
+
+/// Decompresses the same into a buffer, which it must fill.
+pub(crate) fn decompress_into(
+    frame: &[u8],
+    context: &mut zstd_safe::DCtx<'_>,
+    plain: &mut [u8],
+) -> Result<(), Malformed> {
+    if frame_length(frame, plain.len())? != plain.len() {
+        return Err(Malformed("it is shorter than it should be"));
+    }
+    let length = context.decompress(plain, frame).map_err(|_| Malformed("it does not decompress"))?;
+    if length == plain.len() { Ok(()) } else { Err(NO_FRAME) }
+}
+
+const NO_FRAME: Malformed = Malformed("it is not one zstd frame that says its size");
+
+/// Returns how long the content of what must be one zstd frame is, at most `limit`.
+fn frame_length(frame: &[u8], limit: usize) -> Result<usize, Malformed> {
+    let odd = NO_FRAME;
     let length = zstd_safe::get_frame_content_size(frame).ok().flatten().ok_or(odd)?;
     let length = usize::try_from(length).ok().filter(|length| *length <= limit);
     let length = length.ok_or(Malformed("it decompresses to more than it may hold"))?;
     if zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
         return Err(odd);
     }
-    let plain = zstd::bulk::decompress(frame, length).map_err(|_| Malformed("it does not decompress"))?;
-    if plain.len() == length { Ok(plain) } else { Err(odd) }
+    Ok(length)
 }
 
 /// Appends an LEB128 varint.

@@ -15,7 +15,7 @@
 //! attempt ended with an error may still have won, and finds out by asking again.
 
 use bytes::Bytes;
-use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, UpdateVersion, path::Path};
+use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion, path::Path};
 
 use super::{Store, backoff::Patience, failure};
 use crate::{Error, ErrorKind, Result};
@@ -35,8 +35,16 @@ impl Store {
     /// # Errors
     /// `Conflict` where other bytes are there, `Unavailable` where it is unknown whether it was put.
     pub(crate) async fn put_new(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let expected = bytes.clone();
-        match self.create(key, bytes, |found| found == expected).await? {
+        self.put_new_parts(key, bytes.into()).await
+    }
+
+    /// Does the same with an object in parts.
+    ///
+    /// # Errors
+    /// Those of [`put_new`](Self::put_new).
+    pub(crate) async fn put_new_parts(&self, key: &str, parts: PutPayload) -> Result<()> {
+        let expected = parts.clone();
+        match self.create_parts(key, parts, |found| is(found, &expected)).await? {
             Created::Created => Ok(()),
             Created::Theirs(_) => Err(Error::Conflict { object: key.into() }),
         }
@@ -47,7 +55,7 @@ impl Store {
     /// # Errors
     /// Those of the store. After a transient one it is unknown whether it was put.
     pub(crate) async fn put_over(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let put = self.put(key, bytes, PutMode::Overwrite).await;
+        let put = self.put(key, bytes.into(), PutMode::Overwrite).await;
         put.map(drop).map_err(|error| self.failed("writing", key, error))
     }
 
@@ -56,9 +64,13 @@ impl Store {
     /// # Errors
     /// Those of the store. After a transient one it is unknown whether the object was created.
     pub(crate) async fn create(&self, key: &str, bytes: Bytes, is_mine: impl Fn(&[u8]) -> bool) -> Result<Created> {
+        self.create_parts(key, bytes.into(), is_mine).await
+    }
+
+    async fn create_parts(&self, key: &str, payload: PutPayload, is_mine: impl Fn(&[u8]) -> bool) -> Result<Created> {
         let mut patience = Patience::new();
         loop {
-            let Err(error) = self.put(key, bytes.clone(), PutMode::Create).await else { return Ok(Created::Created) };
+            let Err(error) = self.put(key, payload.clone(), PutMode::Create).await else { return Ok(Created::Created) };
             #[cfg(feature = "mutation")]
             if self.credulous && matches!(error, StoreError::AlreadyExists { .. }) {
                 return Ok(Created::Created);
@@ -91,7 +103,7 @@ impl Store {
     ) -> Result<UpdateVersion> {
         let mut patience = Patience::new();
         loop {
-            let error = match self.put(key, bytes.clone(), PutMode::Update(version.clone())).await {
+            let error = match self.put(key, bytes.clone().into(), PutMode::Update(version.clone())).await {
                 Ok(version) => return Ok(version),
                 Err(error) => self.undecided(key, error)?,
             };
@@ -109,9 +121,9 @@ impl Store {
         }
     }
 
-    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<UpdateVersion, StoreError> {
+    async fn put(&self, key: &str, payload: PutPayload, mode: PutMode) -> Result<UpdateVersion, StoreError> {
         let options = PutOptions::from(mode);
-        self.inner.put_opts(&Path::from(key), bytes.into(), options).await.map(UpdateVersion::from)
+        self.inner.put_opts(&Path::from(key), payload, options).await.map(UpdateVersion::from)
     }
 
     /// Reads what stands at a key, once it is sure to stay.
@@ -137,4 +149,10 @@ impl Store {
         };
         if error.is_transient() { Ok(error) } else { Err(error) }
     }
+}
+
+/// Tells whether bytes are what the parts of a payload are together.
+fn is(bytes: &[u8], payload: &PutPayload) -> bool {
+    let rest = payload.iter().try_fold(bytes, |rest, part| rest.strip_prefix(&part[..]));
+    rest.is_some_and(<[u8]>::is_empty)
 }

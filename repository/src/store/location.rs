@@ -187,6 +187,18 @@ macro_rules! configure {
     }};
 }
 
+/// Whether what is sent to an S3 endpoint is sent by TLS, which no endpoint's name means too.
+fn is_encrypted(endpoint: Option<&str>) -> bool {
+    endpoint.is_none_or(|endpoint| endpoint.trim_start().to_ascii_lowercase().starts_with("https://"))
+}
+
+/// Whether the environment or the options say if payloads are signed. Where neither does, they are not over TLS, which
+/// protects them already: signing hashes each pack once more, and everything that is read is verified in any case.
+fn is_set_unsigned(options: &[&(String, String)]) -> bool {
+    let is_key = |key: &str| matches!(key.to_ascii_lowercase().parse(), Ok(AmazonS3ConfigKey::UnsignedPayload));
+    std::env::var_os("AWS_UNSIGNED_PAYLOAD").is_some() || options.iter().any(|(key, _)| is_key(key))
+}
+
 fn connect(scheme: Scheme, bucket: &str, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, String> {
     // The builders' errors name keys and never values, but for what could not be parsed as a number or a URL.
     let unusable = |error: object_store::Error| format!("the store's settings are not usable: {error}");
@@ -195,7 +207,12 @@ fn connect(scheme: Scheme, bucket: &str, options: &[(String, String)]) -> Result
             let mut ours = credentials::Options::default();
             let options = options.iter().filter(|(key, value)| !ours.take(key, value)).collect::<Vec<_>>();
             let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-            let builder = configure!(builder, AmazonS3ConfigKey, AmazonS3ConfigKey::Client, "AWS", options);
+            let builder =
+                configure!(builder, AmazonS3ConfigKey, AmazonS3ConfigKey::Client, "AWS", options.iter().copied());
+            let builder = match (builder.get_config_value(&AmazonS3ConfigKey::Endpoint), is_set_unsigned(&options)) {
+                (endpoint, false) if is_encrypted(endpoint.as_deref()) => builder.with_unsigned_payload(true),
+                _ => builder,
+            };
             let builder = builder.with_conditional_put(S3ConditionalPut::ETagMatch);
             Arc::new(
                 credentials::provide(builder, ours.shared_file()).and_then(AmazonS3Builder::build).map_err(unusable)?,

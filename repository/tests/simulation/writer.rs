@@ -266,7 +266,11 @@ pub(crate) fn request(repository: &Repository, task: &Task, journal: Option<Path
         source: Arc::new(task.cut.clone()),
         journal,
         // Mostly none: it costs time and decides nothing.
-        parameters: OffloadParameters { compression: Some(u8::from(task.name.ends_with('0'))), bandwidth: None },
+        parameters: OffloadParameters {
+            compression: Some(u8::from(task.name.ends_with('0'))),
+            bandwidth: None,
+            ..OffloadParameters::default()
+        },
         progress: Progress::default(),
         cancel: CancellationToken::new(),
     }

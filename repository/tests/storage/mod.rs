@@ -203,6 +203,10 @@ impl ObjectStore for Memory {
         let deleted = locations.and_then(move |location| {
             let (inner, state) = (Arc::clone(&inner), Arc::clone(&state));
             async move {
+                let latency = state.lock().unwrap().latency;
+                if !latency.is_zero() {
+                    tokio::time::sleep(latency).await;
+                }
                 match Self::note(&state, Operation::Delete(location.to_string())) {
                     (false, _) => Err(dead()),
                     (true, answered) => {

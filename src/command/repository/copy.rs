@@ -92,7 +92,7 @@ pub(super) async fn run(arguments: Copy) -> anyhow::Result<()> {
     };
     let access = second::access(&arguments.access, arguments.to, arguments.to_key_file)?;
     let from = repository::open(&arguments.access).await?;
-    let to = second::open(&access, arguments.init).await?;
+    let to = second::open(&access, arguments.init).await?.with_memory(from.memory().clone());
     let mut copier = Copier::new(&from, &to, options)?;
     let cancel = signal::watch(Second::Exits)?;
     let counters = Progress::default();

@@ -60,7 +60,23 @@ async fn a_cut_that_is_committed_between_the_looks_is_not_made_again() {
     bench.agent("a").fail(Method::ListCuts, Fault::OffloadFirst);
     let second = bench.snapshot("monday", &volume).await.unwrap();
     assert_eq!(second, csi::Snapshot { ready_to_use: true, ..first });
+    assert_eq!(bench.agent("a").cut_ids(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_decided_while_the_nodes_are_asked_is_found_by_the_node() {
+    let bench = Bench::new(&["a"]).await;
+    let volume = bench.volume("data").await;
+    let first = bench.snapshot("monday", &volume).await.unwrap();
+    let id = first.snapshot_id.parse().unwrap();
+    bench.agent("a").offload(&first.snapshot_id).await;
+    bench.agent("a").fail(Method::CreateCuts, Fault::Verdict(Code::Unavailable));
+    assert!(bench.snapshot("monday", &volume).await.unwrap().ready_to_use, "no node is asked");
     assert_eq!(bench.agent("a").calls(Method::CreateCuts), 1);
+    bench.repository.delete_snapshot(id, "deleted").await.unwrap();
+    assert_eq!(bench.snapshot("monday", &volume).await.unwrap_err().code(), Code::Unavailable);
+    let again = bench.snapshot("monday", &volume).await.unwrap();
+    assert_ne!(again.snapshot_id, first.snapshot_id);
 }
 
 #[tokio::test]

@@ -163,7 +163,9 @@ impl Agent {
             .map_err(Error::system("cloning", cut.data()))?;
         // A cut that never goes to the repository is no base, but it shares its blocks with what its volume has there.
         let origin = match record.state {
-            cut::State::Pending | cut::State::Base | cut::State::Failed { .. } => Some(cut.id()),
+            cut::State::Pending | cut::State::Base | cut::State::Failed { .. } | cut::State::GivenUp { .. } => {
+                Some(cut.id())
+            }
             cut::State::NodeOnly => {
                 let lineage = (record.description.volume, record.description.incarnation);
                 keep::base(&self.cuts().list(), lineage, record.origin)

@@ -36,6 +36,8 @@ impl Agent {
         };
         let bytes = root.description.capacity_bytes;
         fits(&wanted, bytes)?;
+        // An upper bound where runs overlap: a pool that it just fits in may refuse it, and none is filled by it.
+        self.require_room_for(root.statistics.data_bytes.min(bytes)).await?;
         let id = wanted.id;
         let (making, target) = self
             .block(move |agent| {
@@ -76,6 +78,7 @@ impl Agent {
         target: ImageTarget,
         cancel: &CancellationToken,
     ) -> varve_repository::Result<Statistics> {
+        let _first = self.0.offloads.make_way();
         let progress = Progress::default();
         let work = self.repository().hydrate(root, Arc::new(target), progress.clone(), cancel.clone());
         tokio::pin!(work);

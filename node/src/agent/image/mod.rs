@@ -118,6 +118,7 @@ impl Agent {
     pub(super) async fn create_image(&self, wanted: Wanted) -> Result<(), Arc<Error>> {
         let _token = self.enter()?;
         let limits = self.block(Self::limits).await?;
+        let ample = self.require_room().await;
         let done = {
             let mut running = self.0.creations.running();
             match running.get(&wanted.id) {
@@ -128,6 +129,7 @@ impl Agent {
                     if let Some(volume) = self.volumes().get(&wanted.id) {
                         return Ok(is_as_wanted(&volume.record(), &wanted)?);
                     }
+                    ample?;
                     let room = self
                         .volumes()
                         .reserve(wanted.id, wanted.capacity_bytes, limits)
@@ -225,12 +227,13 @@ impl Agent {
         .await
     }
 
-    /// Changes how a volume's snapshots are offloaded, from the next attempt on.
+    /// Changes how a volume's snapshots are offloaded, also of one that is under way.
     pub(super) async fn modify_image(&self, id: VolumeId, offload: OffloadParameters) -> Result<()> {
         let agent = self.clone();
         self.run(async move {
             let held = agent.hold(id)?;
             let volume = agent.volumes().get(&id).ok_or(Error::NoVolume(id))?;
+            let changes = volume.record().offload != offload;
             agent
                 .block(move |_| {
                     let _held = held;
@@ -239,7 +242,11 @@ impl Agent {
                         .map_err(Error::system("writing the record of", volume.folder()))?;
                     Ok(())
                 })
-                .await
+                .await?;
+            if changes {
+                agent.parameters_changed(id);
+            }
+            Ok(())
         })
         .await
     }

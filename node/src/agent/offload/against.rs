@@ -52,7 +52,9 @@ impl Agent {
             let Some(id) = keep::base(&here, lineage, record.origin) else { break };
             let Some(cut) = here.into_iter().find(|cut| cut.id() == id) else { break };
             let Some(lease) = cut.lease().await else { continue };
-            match self.repository().snapshot(id).await? {
+            // As it was seen last: the offload looks behind its intent whether the base still stands, and if it does not, what
+            // was seen last is that.
+            match self.repository().snapshot_lately(id).await? {
                 SnapshotState::Committed(_) if trust == Trust::Content => {
                     return Ok(Chosen { against: Against::Content(id), base: None });
                 }

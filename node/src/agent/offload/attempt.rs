@@ -1,7 +1,8 @@
 //! One cut's way into the repository: attempts, until one of them settles it.
 
-use std::{sync::Arc, time::Instant};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, time::Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use varve_csi::status::chain;
@@ -16,14 +17,20 @@ use super::{
     Agent, Error, Result,
     against::{Chosen, Trust},
     backoff::Backoff,
+    paced::{Paced, TurnOver},
+    schedule::{Demand, PACKET, USUAL_WEIGHT},
+    turns::Turn,
 };
 use crate::{
-    cut::{Cut, Record, State, Status},
+    cut::{Cut, Record, State, Status, keep},
     extent::{Allocated, Difference, ImageSource},
 };
 
 /// How often a failure that may need a person is tried again.
 const ATTEMPTS: u32 = 3;
+
+/// What a snapshot is taken to change where that is not known yet, in bytes.
+const USUAL_CHANGE: u64 = 64 << 20;
 
 /// How often another base is chosen at once: more often than bases are deleted, but no more than that.
 const AGAIN: u32 = 8;
@@ -42,6 +49,8 @@ enum Verdict {
     Distrust(Trust),
     /// Another attempt at once: the base went away meanwhile.
     Again,
+    /// Another attempt at the next turn.
+    NextTurn,
     /// The end, for this process.
     Leave,
 }
@@ -53,34 +62,42 @@ impl Agent {
         let mut backoff = Backoff::default();
         let mut trust = Trust::default();
         let mut again = 0;
+        let (mut turns, mut fruitless) = (0, 0);
         loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&self.0.offloads.permits).acquire_owned() => permit,
+            let demand = Demand { fruitless, ..self.demand(cut, turns).await };
+            turns += 1;
+            let turn = tokio::select! {
+                turn = self.0.offloads.turns.take(cut.record().description.volume, demand) => turn,
                 () = self.0.stop.cancelled() => return,
                 () = cut.removal().cancelled() => return,
             };
             let started = Instant::now();
             // In a task of its own, so that even a panic becomes a failure that somebody sees.
             let attempt = {
-                let (agent, cut) = (self.clone(), cut.clone());
-                self.0.tasks.spawn(async move { agent.attempt(&cut, trust).await }.in_current_span())
+                let (agent, cut, turn) = (self.clone(), cut.clone(), Arc::clone(&turn));
+                self.0.tasks.spawn(async move { agent.attempt(&cut, trust, turn).await }.in_current_span())
             };
             let outcome = attempt.await.unwrap_or_else(|error| Err(Error::Panicked(error.to_string())));
             let error = match outcome {
                 Ok(root) => {
-                    drop(permit);
+                    turn.end();
                     self.succeeded(cut, &root, started).await;
                     return;
                 }
                 Err(error) => error,
             };
-            drop(permit);
+            turn.end();
             let message = chain(&error);
             match self.judge(cut, &error, &backoff, trust) {
                 Verdict::Leave => return,
+                Verdict::NextTurn => {
+                    tracing::debug!("the offload goes on at its next turn");
+                    fruitless = if cut.progress().read().moved > 0 { 0 } else { fruitless + 1 };
+                    cut.set_status(Status::Pending { message: String::new() });
+                }
                 Verdict::Again if again < AGAIN => {
                     again += 1;
-                    tracing::info!(reason = message, "the base went away: another is chosen");
+                    tracing::info!(reason = message, "the base went away or parameters changed: beginning again");
                 }
                 Verdict::Distrust(less) => {
                     tracing::error!(reason = message, "everything allocated is read: {}", less.reason());
@@ -120,6 +137,7 @@ impl Agent {
             return Verdict::Leave;
         }
         let verdict = match error {
+            Error::Repository(error) if TurnOver::caused(error) => Verdict::NextTurn,
             Error::Repository(varve_repository::Error::Interrupted | varve_repository::Error::BaseGone { .. }) => {
                 Verdict::Again
             }
@@ -146,7 +164,7 @@ impl Agent {
     }
 
     /// Offloads the cut once.
-    async fn attempt(&self, cut: &Cut, trust: Trust) -> Result<Root> {
+    async fn attempt(&self, cut: &Cut, trust: Trust, turn: Arc<Turn>) -> Result<Root> {
         let record = cut.record();
         let moving = self.block(|agent| {
             agent.pool().filesystem().moving().map_err(Error::system("asking what moves in", agent.pool().root()))
@@ -158,10 +176,10 @@ impl Agent {
             () = self.0.stop.cancelled() => return Err(Error::Stopping),
         };
         let cancel = self.0.stop.child_token();
-        let request = self.request(cut, &record, &chosen, cancel.clone()).await?;
+        let request = self.request(cut, &record, &chosen, Arc::clone(&turn), cancel.clone()).await?;
         tracing::debug!(against = ?chosen.against, "offloading");
         cut.set_status(Status::Offloading);
-        let work = self.repository().offload(request);
+        let work = self.repository().offload_to_commit(request);
         tokio::pin!(work);
         let base_goes = async {
             match &chosen.base {
@@ -169,18 +187,40 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            result = &mut work => return Ok(result?),
-            () = cut.removal().cancelled() => {}
-            () = base_goes => {}
-        }
-        cancel.cancel();
-        // Awaited to its end: until then it may read the images.
-        Ok(work.await?)
+        let committed = tokio::select! {
+            committed = &mut work => committed,
+            () = cut.removal().cancelled() => {
+                cancel.cancel();
+                // Awaited to its end: until then it may read the images.
+                work.await
+            }
+            () = base_goes => {
+                cancel.cancel();
+                work.await
+            }
+            () = turn.interrupted() => {
+                cancel.cancel();
+                work.await
+            }
+        };
+        let (root, leftover) = committed?;
+        // Nobody waits for it but the agent's end.
+        self.0.tasks.spawn(leftover.clear());
+        Ok(root)
     }
 
-    async fn request(&self, cut: &Cut, record: &Record, chosen: &Chosen, cancel: CancellationToken) -> Result<Request> {
+    async fn request(
+        &self,
+        cut: &Cut,
+        record: &Record,
+        chosen: &Chosen,
+        turn: Arc<Turn>,
+        cancel: CancellationToken,
+    ) -> Result<Request> {
         let image = cut.image();
+        let parameters = self.parameters(record);
+        let reads = self.0.offloads.reads.within(parameters.io_bandwidth);
+        let (runtime, interrupted) = (Handle::current(), cancel.clone());
         let base = chosen.base.as_ref().map(|(base, _)| base.image());
         let (changes, source) = self
             .block(move |_| {
@@ -189,7 +229,8 @@ impl Agent {
                     Some(base) => Arc::new(Difference::new(&base, &image).map_err(opened)?),
                     None => Arc::new(Allocated::new(&image).map_err(opened)?),
                 };
-                Ok((changes, Arc::new(ImageSource::open(&image).map_err(opened)?)))
+                let source = ImageSource::open(&image).map_err(opened)?;
+                Ok((changes, Arc::new(Paced { source, turn, reads, cancel: interrupted, runtime })))
             })
             .await?;
         Ok(Request {
@@ -198,10 +239,31 @@ impl Agent {
             changes,
             source,
             journal: Some(cut.journal()),
-            parameters: self.parameters(record),
+            parameters,
             progress: cut.restart_progress(),
             cancel,
         })
+    }
+
+    /// What the cut's offload is to move, as far as that is known at its so-manieth turn.
+    async fn demand(&self, cut: &Cut, turns: u32) -> Demand {
+        let record = cut.record();
+        let weight = self.parameters(&record).weight.unwrap_or(USUAL_WEIGHT);
+        let progress = cut.progress().read();
+        let lineage = (record.description.volume, record.description.incarnation);
+        let bytes = if progress.total > progress.done {
+            progress.total - progress.done
+        } else if turns > 0 {
+            // It was taken for smaller than it is.
+            PACKET
+        } else if keep::base(&self.cuts().list(), lineage, record.origin).is_some() {
+            USUAL_CHANGE
+        } else {
+            let image = cut.image();
+            let allocated = self.block(move |_| Ok(fs::metadata(image).map_or(0, |found| found.blocks()))).await;
+            allocated.map_or(PACKET, |blocks| blocks.saturating_mul(512))
+        };
+        Demand { weight, bytes, fruitless: 0 }
     }
 
     /// The volume's parameters as they are now, or as they were at the cut where the volume is gone.

@@ -1,8 +1,14 @@
 //! Offloads: every cut that belongs into the repository gets there, however long that takes.
 //!
 //! A volume with such cuts has one *lane*: a task that offloads them in the order in which they were cut, since each is
-//! computed against the one before. Lanes share a bounded number of permits, given in the order of asking; a lane asks
-//! anew for every attempt, so that one volume with many cuts does not keep the others waiting.
+//! computed against the one before. Lanes share a bounded number of [turns](schedule), given by weight and by what there is
+//! to move; a lane asks anew for every attempt, and a long attempt is interrupted for the sake of those who wait, so that
+//! no volume keeps the others waiting. Hydrations go first.
+//!
+//! # Backpressure
+//!
+//! Cutting takes no turn. But each cut that waits holds blocks that its volume overwrites, so a volume and a node may have
+//! a bounded number of them; a snapshot beyond that is refused before anything is cut.
 //!
 //! # Retries
 //!
@@ -18,20 +24,31 @@
 
 mod against;
 mod attempt;
+mod backlog;
 mod backoff;
+mod paced;
+mod schedule;
+mod turns;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
+pub use schedule::Standing;
 use tracing::Instrument as _;
-use varve_repository::id::{SnapshotId, VolumeId};
+use turns::{Hydrating, Turns};
+use varve_repository::{
+    bandwidth::Bandwidth,
+    id::{SnapshotId, VolumeId},
+};
 
 use super::{Agent, Error, Result};
-use crate::cut::{Cut, State, Status};
+use crate::{
+    config::OffloadLimits,
+    cut::{Cut, State, Status},
+};
 
 /// How long a failed cut is left in peace, however often it is asked for.
 const PEACE: Duration = Duration::from_secs(60);
@@ -39,19 +56,27 @@ const PEACE: Duration = Duration::from_secs(60);
 /// The lanes, and what they share.
 #[derive(Debug)]
 pub(super) struct Offloads {
-    permits: Arc<Semaphore>,
+    turns: Turns,
+    /// Bytes a second that all offloads together read of cuts.
+    reads: Bandwidth,
     lanes: Mutex<HashSet<VolumeId>>,
     failed_at: Mutex<HashMap<SnapshotId, Instant>>,
 }
 
 impl Offloads {
     /// At most `at_once` offloads run at the same time; at least one does.
-    pub(super) fn new(at_once: usize) -> Self {
+    pub(super) fn new(at_once: usize, limits: &OffloadLimits) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            turns: Turns::new(at_once, limits.shortest_turn),
+            reads: Bandwidth::new(limits.io_bandwidth),
             lanes: Mutex::default(),
             failed_at: Mutex::default(),
         }
+    }
+
+    /// Lets somebody who hydrates go first, until what is returned is dropped.
+    pub(super) fn make_way(&self) -> Hydrating {
+        self.turns.hydrate()
     }
 
     /// Forgets what is remembered of a cut that is gone.
@@ -74,6 +99,17 @@ fn waits(cut: &Cut) -> bool {
 }
 
 impl Agent {
+    /// How many offloads and hydrations are under way, and how many offloads wait for their turn.
+    #[must_use]
+    pub fn offloads(&self) -> Standing {
+        self.0.offloads.turns.standing()
+    }
+
+    /// Has a volume's offload that is under way go on under the parameters that the volume has now.
+    pub(super) fn parameters_changed(&self, volume: VolumeId) {
+        self.0.offloads.turns.interrupt(volume);
+    }
+
     /// Takes up every offload that the last process left.
     pub(super) fn resume_offloads(&self) {
         let volumes: HashSet<_> =

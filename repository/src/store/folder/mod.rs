@@ -27,8 +27,8 @@
 //! A handle never takes the empty folder that an unmounted file system leaves behind for the one it was opened on:
 //! every snapshot would seem to be gone, and new ones would go where nobody looks for them.
 //!
-//! The version that a full read or a put gives an object is the hash of its content. Times and inode numbers would
-//! not do: a file system hands out the same inode again, and its clock may not have ticked in between.
+//! The version that a full read, or a put of anything but a pack, gives an object is the hash of its content. Times and
+//! inode numbers would not do: a file system hands out the same inode again, and its clock may not have ticked in between.
 
 mod staged;
 
@@ -49,7 +49,7 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem,
     path::Path as ObjectPath,
 };
-use staged::{Lock, Staged};
+use staged::{LARGE, Lock, Staged};
 
 /// The object that tells a repository's folder from an empty one.
 const REPOSITORY: &str = "repository";
@@ -151,7 +151,7 @@ impl Folder {
         self.found()?.store.path_to_filesystem(location)
     }
 
-    fn publish(&self, path: &Path, payload: &PutPayload, mode: PutMode) -> Result<String> {
+    fn publish(&self, path: &Path, payload: &PutPayload, mode: PutMode) -> Result<Option<String>> {
         let _staging = Lock::staging(&self.root).map_err(|source| failed("locking", &self.root, source))?;
         let staged = match Staged::write(path, payload) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -184,7 +184,8 @@ impl Folder {
                 staged.replace(path).map_err(|source| failed("replacing", path, source))?;
             }
         }
-        Ok(version_of_payload(payload))
+        // What is so large is a pack, which is never updated: nobody asks for its version.
+        Ok((payload.content_length() < LARGE).then(|| version_of_payload(payload)))
     }
 
     /// Makes the folders between the root and an object; never the root, which must not reappear after it is lost.
@@ -227,7 +228,7 @@ impl ObjectStore for Folder {
     async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let (folder, location) = (self.clone(), location.clone());
         let e_tag = blocking(move || folder.publish(&folder.path(&location)?, &payload, options.mode)).await?;
-        Ok(PutResult { e_tag: Some(e_tag), version: None, extensions: Default::default() })
+        Ok(PutResult { e_tag, version: None, extensions: Default::default() })
     }
 
     async fn put_multipart_opts(&self, _: &ObjectPath, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

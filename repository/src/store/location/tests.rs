@@ -82,3 +82,12 @@ fn opening_a_folder_makes_nothing() {
     open(&format!("file://{}", folder.display()), &[]).unwrap();
     assert!(!folder.exists());
 }
+
+#[test]
+fn payloads_are_unsigned_by_tls_alone_unless_told() {
+    assert!(is_encrypted(None) && is_encrypted(Some("https://s3.example")) && is_encrypted(Some("HTTPS://s3.example")));
+    assert!(!is_encrypted(Some("http://127.0.0.1:9000")));
+    let option = |key: &str| (key.to_owned(), "false".to_owned());
+    assert!(is_set_unsigned(&[&option("AWS_UNSIGNED_PAYLOAD")]) && is_set_unsigned(&[&option("aws_unsigned_payload")]));
+    assert!(!is_set_unsigned(&[&option("aws_region")]));
+}
