@@ -15,14 +15,13 @@ use super::{
     journal::{Found, Journal, Opening},
     level::Level,
     pins::{self, Pinned},
-    resume::{self, Resumed},
+    resume::{self, Recovered, Resumed},
     sample::Sample,
 };
 use crate::{
     Error, Result, SnapshotState,
     id::UploadId,
     mutation::Mutation,
-    pack::{PackReference, Table},
     record::{
         intent::{self, Intent, Pin},
         snapshot::Root,
@@ -35,7 +34,7 @@ pub(super) struct Begun {
     pub(super) level: Level,
     pub(super) journal: Journal,
     /// Packs that it stored before it was interrupted.
-    pub(super) packs: Vec<(PackReference, Table)>,
+    pub(super) packs: Vec<Recovered>,
     pub(super) pins: Vec<Pin>,
     /// What the pins were made of; nothing is known of that where the attempt is continued.
     pub(super) chosen: Option<Pinned>,

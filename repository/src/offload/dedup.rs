@@ -23,7 +23,7 @@ pub(super) const REMEMBERED: usize = GENERATION;
 /// Where a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
-    /// The pack, by its position in [`Packs`](super::transfer::Packs).
+    /// The pack, by its position in [`Packs`](super::packs::Packs).
     pub(super) pack: u32,
     /// Which of its chunks.
     pub(super) ordinal: u32,

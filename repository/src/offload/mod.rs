@@ -4,6 +4,7 @@
 //! [gather]     blocks into chunks               a pure function of what changed
 //! [scan]       reads the cut in order           a thread
 //! [transfer]   chunks into packs, packs put     hashing and compression on all cores
+//! [packs]      which they are                  positions while extents are drafted
 //! [dedup]      chunks that are stored already   an index of bounded size
 //! [compare]    chunks that others stored        walks what is pinned along with the scan
 //! [journal]    what was put                     a file on the node
@@ -28,6 +29,7 @@ mod dedup;
 mod gather;
 mod journal;
 mod level;
+mod packs;
 mod pins;
 mod resume;
 mod runs;

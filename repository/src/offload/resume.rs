@@ -33,7 +33,15 @@ pub(super) struct Resumed {
     pub(super) level: Level,
     pub(super) journal: Journal,
     /// Packs that the offload stored before, oldest first, as far as its index has room for their chunks.
-    pub(super) packs: Vec<(PackReference, Table)>,
+    pub(super) packs: Vec<Recovered>,
+}
+
+/// A pack that an earlier attempt at the offload stored.
+pub(super) struct Recovered {
+    pub(super) reference: PackReference,
+    pub(super) table: Table,
+    /// Whether the level's statistics know of it: its stretch was not lost.
+    pub(super) is_counted: bool,
 }
 
 /// What a journal says.
@@ -51,7 +59,7 @@ struct Packs {
     /// In the order in which they were put.
     named: Vec<PackReference>,
     known: HashSet<PackId>,
-    /// Those that were seen to be stored.
+    /// Those whose stretches are known to be stored.
     stored: HashSet<PackId>,
 }
 
@@ -63,7 +71,7 @@ pub(super) async fn resume(repository: &Repository, worker: &Worker, found: Foun
     let upload = found.upload;
     let level = Level::new(repository, upload);
     let replayed = worker.start(move || replay(found, level)).await?;
-    let Replayed { mut level, mut journal, pending, packs } = match replayed {
+    let Replayed { mut level, mut journal, pending, mut packs } = match replayed {
         Ok(replayed) => replayed,
         Err(error) => {
             tracing::warn!(%error, "a journal cannot be continued: starting anew");
@@ -89,10 +97,11 @@ pub(super) async fn resume(repository: &Repository, worker: &Worker, found: Foun
     let mut whole = true;
     for stretch in pending {
         let is_there = |pack: &PackReference| packs.stored.contains(&pack.id) || tables.contains_key(&pack.id);
-        let mut own = packs_of(&stretch).filter(|pack| pack.id.upload() == upload);
+        let own: Vec<_> = packs_of(&stretch).filter(|pack| pack.id.upload() == upload).collect();
         // Stretches follow one another: behind one that was lost, none counts.
-        whole = whole && own.all(|pack| is_there(&pack));
+        whole = whole && own.iter().all(is_there);
         if whole {
+            packs.stored.extend(own.iter().map(|pack| pack.id));
             journal.write(worker, Entry::Stored).await?;
             level.enter(&stretch)?;
         }
@@ -101,7 +110,12 @@ pub(super) async fn resume(repository: &Repository, worker: &Worker, found: Foun
         journal.write(worker, Entry::Anew).await?;
     }
     tracing::info!(position = %level.position, "continuing an offload that was interrupted");
-    let packs = packs.named.into_iter().filter_map(|pack| Some((pack, tables.remove(&pack.id)?))).collect();
+    let Packs { named, stored, .. } = packs;
+    let recovered = |reference: PackReference| {
+        let table = tables.remove(&reference.id)?;
+        Some(Recovered { reference, table, is_counted: stored.contains(&reference.id) })
+    };
+    let packs = named.into_iter().filter_map(recovered).collect();
     Ok(Some(Resumed { level, journal, packs }))
 }
 

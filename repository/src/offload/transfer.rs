@@ -23,12 +23,7 @@
 //! # Cancellation
 //! Dropping the future aborts the puts under way; a pack that was stored nevertheless is garbage of its upload.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    num::NonZero,
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::VecDeque, num::NonZero, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::{
@@ -45,6 +40,8 @@ use super::{
     gather::{Chunk, Gathered, Mark},
     journal::{Entry, Journal, Stretch},
     level::Level,
+    packs::{Counts, Packs},
+    resume::Recovered,
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
@@ -53,7 +50,7 @@ use crate::{
     id::{ChunkId, PackId, SnapshotId, UploadId},
     memory::{Lease, Memory},
     mutation::Mutation,
-    pack::{self, Compressor, Encoded, PackReference, Table},
+    pack::{self, Compressor, Encoded, PackReference},
     progress::Progress,
     record::{
         snapshot::{RunReference, SnapshotStatistics},
@@ -163,41 +160,6 @@ impl Filling {
 /// What a chunk takes in a pack at most, its entry in the table included.
 const CHUNK_ROOM: usize = (128 << 10) + 256;
 
-/// The packs that an offload refers to, by the positions that extents name them by while they are drafted.
-#[derive(Default)]
-pub(super) struct Packs {
-    references: Vec<Option<PackReference>>,
-    positions: HashMap<PackReference, u32>,
-}
-
-impl Packs {
-    /// Gives a pack that is being filled a position.
-    fn open(&mut self) -> u32 {
-        self.references.push(None);
-        u32::try_from(self.references.len() - 1).expect("an offload meets fewer than 4 billion packs")
-    }
-
-    /// Says what has become of the pack that was being filled.
-    fn close(&mut self, position: u32, pack: PackReference) {
-        self.references[position as usize] = Some(pack);
-    }
-
-    /// Returns the position of a pack that is stored.
-    fn position(&mut self, pack: PackReference) -> u32 {
-        if let Some(position) = self.positions.get(&pack) {
-            return *position;
-        }
-        let position = self.open();
-        self.close(position, pack);
-        self.positions.insert(pack, position);
-        position
-    }
-
-    fn resolve(&self, position: u32) -> PackReference {
-        self.references[position as usize].expect("a pack is closed with its stretch")
-    }
-}
-
 /// A stretch being dealt with.
 #[derive(Default)]
 struct Draft {
@@ -290,12 +252,17 @@ impl Transfer {
         }
     }
 
-    /// Remembers packs that an earlier run of this upload stored. All of their chunks are the upload's own.
-    pub(super) fn remember(&mut self, packs: Vec<(PackReference, Table)>) {
-        for (reference, table) in packs {
+    /// Remembers packs that an earlier attempt at this upload stored. All of their chunks are the upload's own.
+    pub(super) fn remember(&mut self, packs: Vec<Recovered>) {
+        for Recovered { reference, table, is_counted } in packs {
             let pack = self.packs.position(reference);
-            for (entry, ordinal) in table.entries.iter().zip(0..) {
-                self.index.enter(&entry.id, Known { pack, ordinal });
+            let mut chunks = 0;
+            for entry in &table.entries {
+                self.index.enter(&entry.id, Known { pack, ordinal: chunks });
+                chunks += 1;
+            }
+            if !is_counted {
+                self.packs.uncount(pack, chunks);
             }
         }
     }
@@ -478,7 +445,7 @@ impl Transfer {
         // Looked up again: the same chunk may have been stored, or forgotten, since it was prepared.
         let known = match self.index.find(&id) {
             Some(known) => {
-                self.draft.statistics.deduplicated_bytes += bytes;
+                self.count_found(known, bytes);
                 known
             }
             None => {
@@ -502,6 +469,21 @@ impl Transfer {
         }
     }
 
+    fn count_found(&mut self, known: Known, bytes: u64) {
+        let statistics = &mut self.draft.statistics;
+        let counts = self.packs.count(known);
+        if counts == Counts::Deduplicated {
+            statistics.deduplicated_bytes += bytes;
+            return;
+        }
+        statistics.stored_bytes += bytes;
+        statistics.chunks += 1;
+        if let Counts::StoredWithPack(object_bytes) = counts {
+            statistics.packs += 1;
+            statistics.uploaded_bytes += object_bytes;
+        }
+    }
+
     /// Ends the stretch, writes it down and starts to put its pack, if it filled one.
     async fn put_stretch(&mut self, journal: &mut Journal, is_last: bool) -> Result<(Stretch, Put)> {
         let mut draft = std::mem::take(&mut self.draft);
@@ -511,8 +493,8 @@ impl Transfer {
             let (reference, closed) = pack.writer.close();
             self.packs.close(pack.position, reference);
             lease = pack.lease;
-            draft.statistics.packs = 1;
-            draft.statistics.uploaded_bytes = reference.object_bytes.into();
+            draft.statistics.packs += 1;
+            draft.statistics.uploaded_bytes += u64::from(reference.object_bytes);
             (reference, closed)
         });
         draft.extents.sort_unstable_by_key(|extent| extent.range.first);
