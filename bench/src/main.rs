@@ -38,6 +38,7 @@ mod observed;
 mod plot;
 mod process;
 mod report;
+mod rewritten;
 mod rivals;
 mod subject;
 mod tree;

@@ -4,7 +4,7 @@
 //! An image of mixed content lies in a file, and is read and filled past the page cache as the driver does. Each offload
 //! goes into a new repository in a local folder, each restore into a new file, in a process of its own whose time on
 //! processors and whose peak of memory are read at its end. Offloads and [limits](crate::limit) take turns, and so do restores
-//! and theirs; medians are compared.
+//! and theirs, all from a cold page cache; medians are compared.
 
 use std::{
     fs::File,
@@ -30,7 +30,7 @@ use varve_repository::{
 };
 
 use crate::{
-    Arguments, estate,
+    Arguments, disk, estate,
     image::{Mixed, WINDOW_BYTES, fill_mixed, whole},
     limit::{Packed, Plain, median},
     process::{self, Measurement},
@@ -84,12 +84,15 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
     for round in 1..=rounds {
         report.say(&format!("engine: round {round} of {rounds}"));
         remove(&repository_path(folder.path()))?;
+        disk::cool().await?;
         offloads.taken.push(process::ask(Measurement::Offload, folder.path()).await?);
         let plain = Arc::clone(&plain);
         let took = spawn_blocking(move || plain.seal(bytes)).await.context("the limit of offloads")??;
         offloads.limits.push(took.as_secs_f64());
 
+        disk::cool().await?;
         restores.taken.push(process::ask(Measurement::Restore, folder.path()).await?);
+        disk::cool().await?;
         let (restored, packed) = (target_path(folder.path()), Arc::clone(&packed));
         let took = spawn_blocking(move || {
             create(&restored, bytes)?;

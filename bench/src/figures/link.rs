@@ -6,7 +6,6 @@
 //! driver as a process takes snapshots over a link without jitter, where the round trips of the whole call are counted one by one.
 
 use std::{
-    collections::BTreeMap,
     fs::OpenOptions,
     io,
     os::unix::fs::FileExt,
@@ -22,7 +21,7 @@ use varve_harness::{
 };
 use varve_repository::{
     Repository,
-    block::{BLOCK_SIZE, BlockRange, BlockSource, BlockTarget, Blocks, Change, ChangeSource},
+    block::{BlockTarget, Blocks},
     offload::Against,
     progress::Progress,
     record::snapshot::Root,
@@ -31,10 +30,10 @@ use varve_repository::{
 
 use crate::{
     Arguments, estate,
-    image::{WINDOW_BYTES, fill_mixed, fill_noise},
     limit::median,
     link::{Link, Shape},
     report::{Bound, Figure, Report},
+    rewritten::{Volume, written},
 };
 
 /// The link that is promised for.
@@ -49,88 +48,8 @@ const MANY_WRITES: u64 = 1000;
 /// Blocks that are written at random for what is counted in round trips.
 const FEW_WRITES: u64 = 100;
 
-/// Compression level that repositories use unless told otherwise.
-const ZSTD_LEVEL: i32 = 3;
-
 /// What a small snapshot may upload beside its blocks, in bytes.
 const ALLOWANCE: f64 = 65_536.0;
-
-/// A volume of noise, of which blocks are written anew.
-#[derive(Clone, Debug)]
-struct Volume {
-    blocks: u64,
-    /// What was written since, by block.
-    written: BTreeMap<u64, u64>,
-    /// What was written since the volume was cut last; `None` where everything is new.
-    changed: Option<BTreeMap<u64, u64>>,
-    writes: u64,
-}
-
-impl Volume {
-    fn new(bytes: u64) -> Self {
-        Self { blocks: bytes / BLOCK_SIZE, written: BTreeMap::new(), changed: None, writes: 0 }
-    }
-
-    fn cut(&mut self) -> Arc<Self> {
-        let cut = Arc::new(self.clone());
-        self.changed = Some(BTreeMap::new());
-        cut
-    }
-
-    fn write(&mut self, count: u64) {
-        let changed = self.changed.get_or_insert_default();
-        for _ in 0..count {
-            self.writes += 1;
-            let block = crate::image::scrambled(self.writes.wrapping_mul(0x9e37_79b9_7f4a_7c15)) % self.blocks;
-            self.written.insert(block, self.writes);
-            changed.insert(block, self.writes);
-        }
-    }
-
-    /// What the blocks that were written since the last cut compress to, gathered as chunks are.
-    fn compressed(&self) -> anyhow::Result<u64> {
-        let mut bytes = Vec::new();
-        for writing in self.changed.iter().flat_map(BTreeMap::values) {
-            bytes.extend(written(*writing));
-        }
-        let compressed = bytes.chunks(WINDOW_BYTES).map(|chunk| zstd::bulk::compress(chunk, ZSTD_LEVEL));
-        let lengths = compressed.map(|chunk| chunk.map(|chunk| chunk.len() as u64)).sum::<io::Result<u64>>();
-        lengths.context("compressing the blocks that were written")
-    }
-}
-
-/// What a write puts into its block: of the mix that volumes hold.
-fn written(writing: u64) -> [u8; 4096] {
-    let mut bytes = [0; 4096];
-    fill_mixed(writing, writing, &mut bytes);
-    bytes
-}
-
-impl BlockSource for Volume {
-    fn capacity(&self) -> Blocks {
-        Blocks(self.blocks)
-    }
-
-    fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()> {
-        for (bytes, block) in buffer.chunks_mut(4096).zip(first.0..) {
-            match self.written.get(&block) {
-                Some(writing) => bytes.copy_from_slice(&written(*writing)),
-                None => fill_noise(7, block, bytes),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl ChangeSource for Volume {
-    fn changes(&self, from: Blocks) -> io::Result<Box<dyn Iterator<Item = io::Result<Change>> + Send + '_>> {
-        let ranges: Vec<BlockRange> = match &self.changed {
-            None => vec![BlockRange::new(0, self.blocks)],
-            Some(changed) => changed.keys().map(|block| BlockRange::new(*block, 1)).collect(),
-        };
-        Ok(Box::new(ranges.into_iter().filter(move |range| range.end() > from).map(|range| Ok(Change::Data(range)))))
-    }
-}
 
 /// A restore's target that keeps nothing: what is measured is the link.
 #[derive(Debug)]
@@ -192,7 +111,7 @@ async fn small(
 ) -> anyhow::Result<()> {
     report.say(&format!("link: snapshots of {MANY_WRITES} and of {FEW_WRITES} random writes"));
     let mut base = root.description.id;
-    volume.write(MANY_WRITES);
+    volume.write(MANY_WRITES, 0..volume.blocks());
     let compressed = volume.compressed()?;
     let before = repository.store().requests();
     let (many, _) = offload(repository, volume, "many", Against::Base(base)).await?;
@@ -205,14 +124,14 @@ async fn small(
 
     let mut times = Vec::new();
     for round in 0..rounds {
-        volume.write(FEW_WRITES);
+        volume.write(FEW_WRITES, 0..volume.blocks());
         let (small, took) = offload(repository, volume, &format!("few-{round}"), Against::Base(base)).await?;
         base = small.description.id;
         times.push(took.as_secs_f64() / SLOW.mean().as_secs_f64());
     }
-    report.add(Figure::new("link.small_round_trips", median(times), "round trips", Bound::AtMost(6.0)));
+    report.add(Figure::new("link.small_time", median(times), "round trips", Bound::Shown));
     link.reshape(STEADY);
-    volume.write(FEW_WRITES);
+    volume.write(FEW_WRITES, 0..volume.blocks());
     link.restart();
     offload(repository, volume, "steady", Against::Base(base)).await?;
     let traffic = link.traffic();

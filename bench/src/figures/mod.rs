@@ -7,6 +7,7 @@ pub(crate) mod contest;
 pub(crate) mod deduplication;
 pub(crate) mod engine;
 pub(crate) mod fleet;
+pub(crate) mod history;
 pub(crate) mod incremental;
 pub(crate) mod link;
 pub(crate) mod listing;
@@ -36,6 +37,8 @@ pub(crate) enum Name {
     Deduplication,
     /// How fast the engine offloads and restores.
     Engine,
+    /// What a snapshot costs, and its restore takes, after a thousand others.
+    History,
     /// Many volumes of one node at once, and limits.
     Fleet,
     /// Full backup and restore, beside other programs.
@@ -72,6 +75,7 @@ async fn group(name: Name, arguments: &Arguments, report: &mut Report) -> anyhow
         Name::Listing => listing::measure(arguments, report).await,
         Name::Deduplication => deduplication::measure(arguments, report).await,
         Name::Engine => engine::measure(arguments, report).await,
+        Name::History => history::measure(arguments, report).await,
         Name::Fleet => fleet::measure(arguments, report).await,
         Name::Link => link::measure(arguments, report).await,
         Name::Incremental => incremental::measure(arguments, report).await,
