@@ -6,15 +6,16 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::ErrorKind,
-    os::unix::fs::{FileExt, symlink},
+    os::unix::fs::{FileExt, MetadataExt, symlink},
     path::{Path, PathBuf},
     thread,
 };
 
-use fixtures::{BLOCK, Disk, MIB, folder};
+use fixtures::{BLOCK, Disk, MIB, TestPool, folder};
 use varve_node::{
     device::{Attached, LoopDevice, Options, all_below},
     filesystem::Filesystem,
+    pool::Kind,
 };
 
 fn sparse(folder: &Path, name: &str, bytes: u64) -> PathBuf {
@@ -63,6 +64,29 @@ fn an_image_is_found_whatever_it_is_called() {
     assert_eq!(LoopDevice::find(&image).unwrap_err().kind(), ErrorKind::NotFound);
     device.detach().unwrap();
     assert!(!device.is_attached().unwrap());
+}
+
+#[test]
+fn on_xfs_what_is_written_through_a_device_does_not_touch_the_times_of_its_image() {
+    let pool = TestPool::new(Kind::Xfs);
+    let image = sparse(pool.folder(), "image", MIB);
+    let times = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())]
+    };
+    let before = times(&image);
+    let attached = Attached::new(&image, Options::default()).unwrap();
+    assert_eq!(all_below(pool.folder()).unwrap(), [(attached.device(), image.canonicalize().unwrap())]);
+    let device = File::options().write(true).open(attached.device().path()).unwrap();
+    device.write_all_at(&[7; BLOCK as usize], BLOCK).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    drop(attached);
+    assert_eq!(times(&image), before);
+    let bytes = fs::read(&image).unwrap();
+    assert_eq!(bytes[BLOCK as usize..2 * BLOCK as usize], [7; BLOCK as usize]);
+    File::options().write(true).open(&image).unwrap().write_all_at(&[8], 0).unwrap();
+    assert_ne!(times(&image), before, "the times of a file do change by themselves");
 }
 
 #[test]

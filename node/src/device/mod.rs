@@ -86,7 +86,7 @@ impl LoopDevice {
     /// # Errors
     /// The system's.
     pub fn attach(image: &Path, options: Options) -> io::Result<Self> {
-        let file = File::options().read(true).write(!options.read_only).open(image).during("open", image)?;
+        let file = open(image, options)?;
         let backing = Identity::of(&file.metadata().during("inspect", image)?);
         let control = node::open_control()?;
         let mut flags = 0;
@@ -245,6 +245,18 @@ impl LoopDevice {
             Err(error) => Err(error).during("inspect", &path),
         }
     }
+}
+
+/// Opens an image to attach it; on XFS, if it can be, so that writing to it leaves its times alone: nobody goes by them, and
+/// each entry of a time costs a transaction, and what is in the log by then has to be written at the next sync.
+fn open(image: &Path, options: Options) -> io::Result<File> {
+    let file = File::options().read(true).write(!options.read_only).open(image).during("open", image)?;
+    if options.read_only {
+        return Ok(file);
+    }
+    let folder = image.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let reopened = File::open(folder).and_then(|folder| sys::xfs::open_without_times(&file, &folder));
+    Ok(reopened.unwrap_or(file))
 }
 
 /// An attached device that is detached on drop: for short use.

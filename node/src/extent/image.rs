@@ -1,5 +1,9 @@
 //! Reading and writing images past the page cache, which would otherwise fill with bytes that nobody reads twice.
 //!
+//! Small pieces are written through it all the same: a restore brings the blocks of a volume that was rewritten in small
+//! pieces in any order, the cache puts them together, and the image has fewer extents for it. What is written through
+//! it and what is written past it does not overlap, since blocks are as large as its pages or larger.
+//!
 //! # Concurrency
 //! Every call names its position, so calls from several threads need no ordering; buffers of direct I/O are lent from a list.
 
@@ -10,7 +14,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 use varve_repository::block::{BlockSource, BlockTarget, Blocks};
 
 use super::aligned::{Buffers, LENGTH, is_aligned};
@@ -54,9 +58,15 @@ impl BlockSource for ImageSource {
     }
 }
 
-/// An image filled past the page cache, or through it where the file system does not allow that.
+/// Less than so many bytes is written through the page cache.
+const SMALL: usize = 64 << 10;
+
+/// An image filled past the page cache, or through it where that is better or the file system does not allow the other.
 #[derive(Debug)]
-pub struct ImageTarget(Image);
+pub struct ImageTarget {
+    image: Image,
+    cached: File,
+}
 
 impl ImageTarget {
     /// Opens the existing image at `path`.
@@ -64,14 +74,19 @@ impl ImageTarget {
     /// # Errors
     /// The system's; `InvalidData` where its length is not a whole number of blocks.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Image::open(path, File::options().read(true).write(true)).map(Self)
+        let image = Image::open(path, File::options().read(true).write(true))?;
+        let cached = File::options().write(true).open(path).during("open", path)?;
+        Ok(Self { image, cached })
     }
 }
 
 impl BlockTarget for ImageTarget {
     fn write(&self, first: Blocks, data: &[u8]) -> io::Result<()> {
-        let Image { file, direct, buffers, .. } = &self.0;
-        let offset = self.0.locate(first, data.len(), ErrorKind::InvalidInput)?;
+        let Image { file, direct, buffers, .. } = &self.image;
+        let offset = self.image.locate(first, data.len(), ErrorKind::InvalidInput)?;
+        if data.len() < SMALL {
+            return self.cached.write_all_at(data, offset);
+        }
         if !direct || is_aligned(data) {
             return file.write_all_at(data, offset);
         }
@@ -88,7 +103,15 @@ impl BlockTarget for ImageTarget {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.file.sync_all()
+        self.cached.sync_all()?;
+        // What was put together there is not read again from there: volumes are read past it.
+        match fadvise(&self.cached, 0, None, Advice::DontNeed) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::debug!(%error, "the page cache keeps what was restored");
+                Ok(())
+            }
+        }
     }
 }
 
