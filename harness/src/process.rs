@@ -127,10 +127,14 @@ impl<Kind> Process<Kind> {
         self.child.wait().expect("it ends");
     }
 
-    /// Tells it to end and waits until it has.
+    /// Tells it to end and waits until it has; shows its log where it says that it failed.
     pub fn terminate(mut self) -> ExitStatus {
         kill_process(self.id(), Signal::TERM).expect("it runs");
-        wait_for("the driver has ended", || self.child.try_wait().expect("it can be watched"))
+        let status = wait_for("the driver has ended", || self.child.try_wait().expect("it can be watched"));
+        if !status.success() {
+            eprintln!("--- the driver's log ---\n{}", self.log());
+        }
+        status
     }
 }
 
