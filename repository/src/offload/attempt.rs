@@ -26,7 +26,7 @@ use super::{
     level::Level,
     pins::{self, Pinned},
     runs::Stored,
-    scan::Scan,
+    scan::{READS_AHEAD, Scan},
     transfer::{LastPut, SCAN_AHEAD, Transfer, offload_bytes},
 };
 use crate::{
@@ -220,6 +220,10 @@ impl Attempt {
             source: Arc::clone(&self.request.source),
             changes: Arc::clone(&self.request.changes),
             from,
+            reads_ahead: match self.worker.place() {
+                Work::Threads => READS_AHEAD,
+                Work::Inline => 0,
+            },
             // Without a base nothing older lies beneath.
             keep_zeroes: matches!(self.request.against, Against::Base(_)),
             progress: self.request.progress.clone(),

@@ -17,9 +17,10 @@
 //! The journal is the node's own file and no part of the repository's format: a program that cannot read it starts over.
 //!
 //! # Crash consistency
-//! A stretch is appended and synced before its pack is put, and said to be stored after: whoever continues looks for the
-//! few packs that were on their way, so that none is sent twice. A torn last frame does not match its hash and is cut off. Nothing relies on the journal but the saving of work: whatever is odd about one, it is discarded. Nor is
-//! an offload held up by a journal that cannot be written, on a full disk for instance: it goes on without.
+//! A stretch is appended and synced before its pack is put, and said to be stored after, without a sync of its own: whoever
+//! continues looks for the few packs that were on their way, so that none is sent twice. A torn last frame does not match its
+//! hash and is cut off. Nothing relies on the journal but the saving of work: whatever is odd about one, it is discarded.
+//! Nor is an offload held up by a journal that cannot be written, on a full disk for instance: it goes on without.
 
 use std::{
     collections::HashMap,
@@ -183,6 +184,7 @@ impl Journal {
             }
             let mut file = File::create(path)?;
             write_frame(&mut file, &payload)?;
+            file.sync_data()?;
             Ok::<_, io::Error>(file)
         };
         let mut journal = Self(None);
@@ -211,7 +213,10 @@ impl Journal {
     /// Writes an entry down; blocks.
     fn append(&mut self, entry: &Entry) {
         let Some((path, file)) = &mut self.0 else { return };
-        if let Err(error) = encode(entry).and_then(|payload| write_frame(file, &payload)) {
+        let written = encode(entry).and_then(|payload| write_frame(file, &payload));
+        // That a pack is stored may be forgotten: it is looked for then.
+        let written = written.and_then(|()| if matches!(entry, Entry::Stored) { Ok(()) } else { file.sync_data() });
+        if let Err(error) = written {
             abandoned(path, &error);
             // A later frame would make it seem that this one was never due.
             self.0 = None;
@@ -249,8 +254,7 @@ fn write_frame(file: &mut File, payload: &[u8]) -> io::Result<()> {
     frame.extend_from_slice(&length.to_le_bytes());
     frame.extend_from_slice(blake3::hash(payload).as_bytes());
     frame.extend_from_slice(payload);
-    file.write_all(&frame)?;
-    file.sync_data()
+    file.write_all(&frame)
 }
 
 /// Reads the next frame's payload; `None` where the file ends, or what follows was not written whole.

@@ -3,6 +3,7 @@
 //! ```text
 //! [gather]     blocks into chunks               a pure function of what changed
 //! [scan]       reads the cut in order           a thread
+//! [ahead]      several reads at once            some more
 //! [transfer]   chunks into packs, packs put     hashing and compression on all cores
 //! [packs]      which they are                  positions while extents are drafted
 //! [dedup]      chunks that are stored already   an index of bounded size
@@ -22,6 +23,7 @@
 //! once the intent is gone. An attempt whose journal and intent both stand is continued; any other starts anew
 //! with a new upload id.
 
+mod ahead;
 mod attempt;
 mod begin;
 mod compare;

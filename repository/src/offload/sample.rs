@@ -121,7 +121,7 @@ impl Sample {
         let table = read_table(&self.repository, &pack).await?;
         let entry = usize::try_from(place.ordinal).ok().and_then(|ordinal| table.entries.get(ordinal));
         let entry = entry.ok_or_else(|| pack.damaged("an extent speaks of a chunk that it does not hold"))?;
-        let chunks = read_chunks(&self.repository, &pack, &[(place.ordinal, *entry)]).await?;
+        let chunks = read_chunks(&self.repository, &pack, &[(place.ordinal, *entry)], None).await?;
         let opened = chunks.open(self.repository.data_key()).next();
         let plain = opened.ok_or_else(|| pack.damaged("it was not read whole"))?.1?;
         let block = plain.chunks_exact(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX)).nth(place.skip.into());

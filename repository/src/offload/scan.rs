@@ -1,14 +1,17 @@
-//! Scanning a cut: its changed ranges are read in order, on a thread of its own, and gathered into chunks.
+//! Scanning a cut: its changed ranges are read, some ahead, and gathered into chunks in order, on a thread of its own.
 //!
 //! # Cancellation
-//! The thread ends at the next read after the receiving side is dropped or the token is cancelled.
+//! The thread ends with the reads under way after the receiving side is dropped or the token is cancelled.
 
-use std::{io, mem, sync::Arc};
+use std::{io, iter, mem, sync::Arc};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::gather::{Gathered, Gatherer};
+use super::{
+    ahead,
+    gather::{Gathered, Gatherer},
+};
 use crate::{
     Error, Result,
     block::{BLOCK_SIZE, BlockRange, BlockSource, Blocks, Change, ChangeSource},
@@ -19,6 +22,9 @@ use crate::{
 
 /// Most blocks read at once: 1 MiB.
 const READ_BLOCKS: u64 = 256;
+
+/// Reads under way at once.
+pub(super) const READS_AHEAD: usize = 4;
 
 /// What is gathered is sent on once it has so many bytes of chunks: work is handed to the cores in pieces that are worth
 /// it.
@@ -39,6 +45,8 @@ pub(super) struct Scan {
     pub(super) changes: Arc<dyn ChangeSource>,
     /// Where to start.
     pub(super) from: Blocks,
+    /// Reads that are under way while what came before is gathered; 0 for all of it on one thread.
+    pub(super) reads_ahead: usize,
     /// Whether zero ranges are wanted.
     pub(super) keep_zeroes: bool,
     pub(super) progress: Progress,
@@ -55,48 +63,65 @@ impl Scan {
         let mut gatherer = Gatherer::new(self.keep_zeroes);
         let (mut gathered, mut reads) = (Vec::new(), 0);
         let buffers = Buffers::new(buffer_len(READ_BLOCKS));
-        for change in self.changes()? {
-            let change = change?;
+        let read = |change: Change| self.read(change, &buffers);
+        ahead::in_order(self.reads_ahead, self.pieces()?, read, |read| {
+            let (change, bytes) = read?;
             let range = change.range();
-            let (mut first, end) = (range.first, range.end());
-            while first < end {
-                if self.cancel.is_cancelled() {
-                    return Err(Error::Interrupted);
-                }
-                let count = match change {
-                    Change::Zero(_) => {
-                        gatherer.zero(BlockRange { first, count: end - first }, &mut gathered);
-                        end - first
-                    }
-                    Change::Data(_) => {
-                        // Up to the next multiple, so that reads stay aligned.
-                        let count = (READ_BLOCKS - first.0 % READ_BLOCKS).min((end - first).0);
-                        let mut buffer = buffers.take();
-                        let length = buffer_len(count);
-                        self.stages.timed(Stage::Read, count * BLOCK_SIZE, || {
-                            self.source.read(first, &mut buffer[..length]).map_err(|source| Error::Local {
-                                what: format!("reading {count} blocks of the image at block {first}"),
-                                source,
-                            })
-                        })?;
-                        let bytes = buffer.freeze().slice(..length);
-                        self.stages.timed(Stage::Gather, count * BLOCK_SIZE, || {
-                            gatherer.data(first, &bytes, &mut gathered);
-                        });
-                        reads += usize::from(keeps(&gathered, &bytes));
-                        Blocks(count)
-                    }
-                };
-                first += count;
-                self.progress.add_done(count.bytes());
-                if reads >= BATCH_READS || is_worth_it(&gathered) {
-                    reads = 0;
-                    self.stages.waited(Stage::Read, || send(mem::take(&mut gathered)))?;
+            match change {
+                Change::Zero(_) => gatherer.zero(range, &mut gathered),
+                Change::Data(_) => {
+                    self.stages.timed(Stage::Gather, range.count.bytes(), || {
+                        gatherer.data(range.first, &bytes, &mut gathered);
+                    });
+                    reads += usize::from(keeps(&gathered, &bytes));
                 }
             }
-        }
+            self.progress.add_done(range.count.bytes());
+            if reads >= BATCH_READS || is_worth_it(&gathered) {
+                reads = 0;
+                self.stages.waited(Stage::Read, || send(mem::take(&mut gathered)))?;
+            }
+            Ok(())
+        })?;
         gatherer.finish(&mut gathered);
         send(gathered)
+    }
+
+    /// Reads what a change covers, if it is data.
+    fn read(&self, change: Change, buffers: &Buffers) -> Result<(Change, Bytes)> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+        let Change::Data(BlockRange { first, count }) = change else { return Ok((change, Bytes::new())) };
+        let mut buffer = buffers.take();
+        let length = buffer_len(count.0);
+        self.stages.timed(Stage::Read, count.bytes(), || {
+            self.source.read(first, &mut buffer[..length]).map_err(|source| Error::Local {
+                what: format!("reading {count} blocks of the image at block {first}"),
+                source,
+            })
+        })?;
+        Ok((change, buffer.freeze().slice(..length)))
+    }
+
+    /// The changes, in pieces that are read at once: up to the next multiple, so that reads stay aligned.
+    fn pieces(&self) -> Result<impl Iterator<Item = Result<Change>> + '_> {
+        let mut changes = self.changes()?;
+        let mut rest: Option<BlockRange> = None;
+        Ok(iter::from_fn(move || {
+            let range = match rest.take() {
+                Some(range) => range,
+                None => match changes.next()? {
+                    Ok(Change::Data(range)) => range,
+                    other => return Some(other),
+                },
+            };
+            let count = Blocks((READ_BLOCKS - range.first.0 % READ_BLOCKS).min(range.count.0));
+            if count < range.count {
+                rest = Some(BlockRange { first: range.first + count, count: range.count - count });
+            }
+            Some(Ok(Change::Data(BlockRange { first: range.first, count })))
+        }))
     }
 
     /// Adds up what there is to work through, in bytes; blocking.
@@ -197,6 +222,7 @@ mod tests {
             source: Arc::new(Sparse),
             changes: Arc::new(Sparse),
             from: Blocks::ZERO,
+            reads_ahead: READS_AHEAD,
             keep_zeroes: false,
             progress: Progress::default(),
             stages: Stages::default(),

@@ -42,6 +42,7 @@ use super::{
     level::Level,
     packs::{Counts, Packs},
     resume::Recovered,
+    scan::READS_AHEAD,
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
@@ -81,8 +82,8 @@ const STEP: usize = 1 << 20;
 /// Memory for a batch under way: as it was read, and as it is compressed.
 const BATCH_BYTES: usize = (2 << 20) + (128 << 10);
 
-/// Memory for what is neither a batch nor a pack: the index of chunks, extents, a run being written.
-const CONSTANT_BYTES: usize = 12 << 20;
+/// Memory for what is neither a batch nor a pack: reads ahead, the index of chunks, extents, a run being written.
+const CONSTANT_BYTES: usize = (12 << 20) + (READS_AHEAD << 20);
 
 /// A pack is closed at the first mark where it has this many chunks: a mark comes every 2048 chunks at the latest.
 const PACK_CHUNKS: usize = pack::MAX_CHUNKS / 2;
