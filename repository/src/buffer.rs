@@ -31,6 +31,11 @@ impl Buffers {
         Self { length, idle: Arc::default() }
     }
 
+    /// Bytes of each.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Lends one, with whatever is in it.
     pub(crate) fn take(&self) -> Buffer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

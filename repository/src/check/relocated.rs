@@ -105,7 +105,7 @@ async fn read(
         });
         let (group, behind) = rest.split_at(fitting.count().max(1));
         rest = behind;
-        match Fault::sort(pack::read_chunks(repository, &reference, group).await)? {
+        match Fault::sort(pack::read_chunks(repository, &reference, group, None).await)? {
             Ok(chunks) => {
                 checked.read_bytes += chunks.read_bytes();
                 checked.chunks += group.len() as u64;

@@ -51,7 +51,7 @@ pub(super) async fn read(repository: &Repository, worker: &Worker, unit: &Unit, 
         let sealed = Bytes::copy_from_slice(&known.as_ref().ok_or_else(gone)?.value.table);
         let table = pack::open_table(repository.data_key(), &reference, &sealed)?;
         let wanted = pack::pick(&reference, &table, &live)?;
-        (sealed, pack::read_chunks(repository, &reference, &wanted).await?)
+        (sealed, pack::read_chunks(repository, &reference, &wanted, None).await?)
     };
     let unsealing = {
         let repository = repository.clone();

@@ -138,7 +138,7 @@ impl Fetcher {
 
     async fn fetch(self, read: Read) -> Result<Vec<(Blocks, Vec<u8>)>> {
         let wanted: Vec<_> = read.chunks.iter().map(|chunk| (chunk.ordinal, chunk.entry)).collect();
-        let chunks = pack::read_chunks(&self.repository, &read.pack, &wanted).await?;
+        let chunks = pack::read_chunks(&self.repository, &read.pack, &wanted, None).await?;
         self.fetched.fetch_add(chunks.read_bytes(), Ordering::Relaxed);
         let worker = self.worker.clone();
         worker.start(move || self.open(&read, &chunks)).await?

@@ -30,6 +30,8 @@ pub(super) struct Fetcher {
     pub(super) target: Arc<dyn BlockTarget>,
     pub(super) progress: Progress,
     pub(super) stages: Stages,
+    /// What is read goes here.
+    pub(super) reads: Buffers,
     /// What is written lies in these until it is.
     pub(super) buffers: Buffers,
     /// Heeded before every chunk.
@@ -78,7 +80,7 @@ impl Fetcher {
             self.stages.waited_async(Stage::Fetch, self.repository.download_bandwidth().acquire(bytes)).await;
             let mut patience = Patience::default();
             loop {
-                let reading = pack::read_chunks(&self.repository, &read.pack, &wanted);
+                let reading = pack::read_chunks(&self.repository, &read.pack, &wanted, Some(&self.reads));
                 match self.stages.timed_async(Stage::Fetch, bytes, reading).await {
                     Err(error) if patience.outlasts(&self.repository, &error).await => {}
                     chunks => return chunks,

@@ -42,13 +42,13 @@ use losses::Losses;
 use plan::Planner;
 
 /// Most reads under way at once; fewer where there is less memory, but one in any case.
-const FETCHES: usize = 16;
+const FETCHES: usize = 8;
 
 /// Memory for a read under way: as it is fetched, as it is opened and written.
 const FETCH_BYTES: usize = plan::READ_BYTES as usize + fetch::WRITE_BYTES + (256 << 10);
 
 /// Memory for what is planned and for the tables kept, in bytes.
-const CONSTANT_BYTES: usize = 8 << 20;
+const CONSTANT_BYTES: usize = plan::WINDOW_BYTES + (6 << 20);
 
 /// What a hydration moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,12 +154,14 @@ impl Repository {
         let stop = cancel.child_token();
         let worker = Worker::new(self.seams().work);
         let (stages, buffers) = (progress.stages().clone(), Buffers::new(fetch::WRITE_BYTES));
+        let reads = Buffers::new(plan::READ_BYTES as usize);
         let fetcher = Arc::new(Fetcher {
             repository: self.clone(),
             worker,
             target,
             progress,
             stages,
+            reads,
             buffers,
             stop: stop.clone(),
             losses,

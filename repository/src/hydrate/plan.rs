@@ -1,4 +1,7 @@
 //! Planning reads: windows of the snapshot's view, grouped into ranges of packs.
+//!
+//! A chunk is read once for each window that wants blocks of it. Those of a volume that was rewritten in small pieces for long
+//! have their blocks all over it: so windows are as large as memory allows. The first is small, so that something is fetched soon.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,17 +10,26 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Patience, losses::Losses};
 use crate::{
     Repository, Result,
-    block::{BlockRange, Blocks},
+    block::BlockRange,
     fault::Fault,
     pack::{PackReference, Table, TableCache, TableEntry},
     run::{ChunkPlace, Found, Place, View},
 };
 
-/// Most segments planned at once.
-const WINDOW_SEGMENTS: usize = 4096;
+/// Segments of the first window: 64 MiB where they are whole chunks.
+const FIRST_WINDOW: usize = 512;
 
-/// Most blocks planned at once: 64 MiB.
-const WINDOW_BLOCKS: u64 = 16_384;
+/// How many times as many segments the next window has.
+const GROWTH: usize = 4;
+
+/// Most segments of a window.
+const MOST_SEGMENTS: usize = 1 << 16;
+
+/// What a segment takes while it is planned, in bytes: a piece, and if it is alone the chunk that it is of.
+const SEGMENT_BYTES: usize = 192;
+
+/// Memory for a window, in bytes.
+pub(super) const WINDOW_BYTES: usize = MOST_SEGMENTS * SEGMENT_BYTES;
 
 /// Most bytes of one read.
 pub(super) const READ_BYTES: u32 = 4 << 20;
@@ -26,7 +38,7 @@ pub(super) const READ_BYTES: u32 = 4 << 20;
 const GAP_BYTES: u32 = 256 << 10;
 
 /// Tables read at once.
-const TABLES: usize = 8;
+const TABLES: usize = 16;
 
 /// One read of a pack: chunks that lie near one another, in ascending order.
 #[derive(Debug)]
@@ -68,6 +80,8 @@ pub(super) struct Planner<'a> {
     tables: &'a TableCache,
     /// Takes what is damaged; without it damage is an error.
     losses: Option<&'a Losses>,
+    /// Segments of the next window.
+    window: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -77,7 +91,7 @@ impl<'a> Planner<'a> {
         tables: &'a TableCache,
         losses: Option<&'a Losses>,
     ) -> Self {
-        Self { repository, view, tables, losses }
+        Self { repository, view, tables, losses, window: FIRST_WINDOW }
     }
 
     /// Plans the next window; `None` behind the last one.
@@ -85,9 +99,9 @@ impl<'a> Planner<'a> {
     /// # Errors
     /// `Corrupt` naming the run or pack, unless losses are taken; or the store's.
     pub(super) async fn next_window(&mut self) -> Result<Option<Vec<Read>>> {
-        let (mut segments, mut blocks) = (0, Blocks::ZERO);
+        let mut segments = 0;
         let mut packs: BTreeMap<PackReference, ByOrdinal> = BTreeMap::new();
-        while segments < WINDOW_SEGMENTS && blocks.0 < WINDOW_BLOCKS {
+        while segments < self.window {
             let segment = match self.next_found().await? {
                 None if segments == 0 => return Ok(None),
                 None => break,
@@ -101,9 +115,9 @@ impl<'a> Planner<'a> {
                 let piece = Piece { range: segment.range, skip };
                 packs.entry(pack).or_default().entry(ordinal).or_default().push(piece);
                 segments += 1;
-                blocks += segment.range.count;
             }
         }
+        self.window = (self.window * GROWTH).min(MOST_SEGMENTS);
         let planner = &*self;
         let mut planned: Vec<Vec<Read>> = stream::iter(packs)
             .map(async |(pack, wanted)| planner.plan(pack, wanted).await)

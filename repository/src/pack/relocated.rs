@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     Error, Repository, Result,
+    buffer::Buffers,
     crypto::DataKey,
     id::PackId,
     record::relocation::{Relocation, Target},
@@ -111,7 +112,8 @@ pub(crate) async fn read_table(repository: &Repository, reference: &PackReferenc
 }
 
 /// Reads chunks of a pack, given with their ordinals and in ascending order: at the pack's own key as one range, which the
-/// caller keeps small; elsewhere as near as they lie there.
+/// caller keeps small; elsewhere as near as they lie there. That range goes
+/// into one of the buffers, if there are any.
 ///
 /// # Errors
 /// `Corrupt` where nothing has them or what has them ends too early, or the store's. What the chunks themselves are is
@@ -120,6 +122,7 @@ pub(crate) async fn read_chunks(
     repository: &Repository,
     reference: &PackReference,
     chunks: &[(u32, TableEntry)],
+    buffers: Option<&Buffers>,
 ) -> Result<Chunks> {
     let (Some((_, first)), Some((_, last))) = (chunks.first(), chunks.last()) else {
         return Ok(Chunks { pack: *reference, parts: Vec::new(), read_bytes: 0 });
@@ -127,7 +130,7 @@ pub(crate) async fn read_chunks(
     let mut relocation = repository.relocations().find(reference.id);
     if relocation.is_none() {
         let range = first.offset.into()..last.end().into();
-        if let Some(bytes) = repository.store().find_range(&reference.key(), range).await? {
+        if let Some(bytes) = repository.store().find_range_into(&reference.key(), range, buffers).await? {
             return Ok(Chunks::part_of(reference, chunks, &bytes, first.offset));
         }
         relocation = find_relocation(repository, reference.id).await?;

@@ -213,7 +213,7 @@ impl Recovery<'_> {
         }
         for copy in self.copies.get(&entry.id).map_or(&[][..], Vec::as_slice) {
             let wanted = [(copy.ordinal, copy.entry)];
-            let Ok(read) = Fault::sort(pack::read_chunks(self.repository, &copy.pack, &wanted).await)? else {
+            let Ok(read) = Fault::sort(pack::read_chunks(self.repository, &copy.pack, &wanted, None).await)? else {
                 continue;
             };
             let opened = read.open(self.repository.data_key()).next();

@@ -30,6 +30,7 @@ mod failure;
 mod folder;
 mod location;
 mod probe;
+mod ranges;
 mod requests;
 
 use std::{fmt, ops::Range, sync::Arc};
@@ -45,6 +46,7 @@ pub use requests::Requests;
 
 use crate::{
     Error, Result,
+    buffer::Buffers,
     seam::{Entropy, System},
 };
 
@@ -196,6 +198,19 @@ impl Store {
     /// # Errors
     /// `Corrupt` where the object ends before the range does.
     pub(crate) async fn find_range(&self, key: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.find_range_into(key, range, None).await
+    }
+
+    /// Does the same with buffers that are used again, where the part fits one of them.
+    ///
+    /// # Errors
+    /// As of [`find_range`](Self::find_range).
+    pub(crate) async fn find_range_into(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        buffers: Option<&Buffers>,
+    ) -> Result<Option<Bytes>> {
         let corrupt = |reason: String| Error::Corrupt { object: key.into(), reason };
         let wanted = range.end.saturating_sub(range.start);
         if wanted == 0 {
@@ -203,7 +218,7 @@ impl Store {
         }
         let mut patience = Patience::new();
         loop {
-            let error = match self.inner.get_range(&Path::from(key), range.clone()).await {
+            let error = match ranges::read(&*self.inner, &Path::from(key), range.clone(), buffers).await {
                 Ok(bytes) if u64::try_from(bytes.len()) == Ok(wanted) => return Ok(Some(bytes)),
                 Ok(bytes) => {
                     return Err(corrupt(format!("bytes {range:?} are wanted, and only {} are there", bytes.len())));
