@@ -69,14 +69,14 @@ fn an_image_is_found_whatever_it_is_called() {
 #[test]
 fn on_xfs_what_is_written_through_a_device_does_not_touch_the_times_of_its_image() {
     let pool = TestPool::new(Kind::Xfs);
-    let image = sparse(pool.folder(), "image", MIB);
+    let image = sparse(pool.pool().root(), "image", MIB);
     let times = |path: &Path| {
         let metadata = fs::metadata(path).unwrap();
         [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())]
     };
     let before = times(&image);
     let attached = Attached::new(&image, Options::default()).unwrap();
-    assert_eq!(all_below(pool.folder()).unwrap(), [(attached.device(), image.canonicalize().unwrap())]);
+    assert_eq!(all_below(pool.pool().root()).unwrap(), [(attached.device(), image.canonicalize().unwrap())]);
     let device = File::options().write(true).open(attached.device().path()).unwrap();
     device.write_all_at(&[7; 4096], BLOCK).unwrap();
     device.sync_all().unwrap();

@@ -12,6 +12,9 @@ use tokio::task::spawn_blocking;
 
 use crate::buffer::{Buffer, Buffers};
 
+/// Less than this part of a buffer is read without one: small objects and what claims to be large must not take a whole one.
+const LEAST_PART: u64 = 4;
+
 /// Reads a range, or what there is of it, into one of the buffers if there are any and it fits.
 ///
 /// # Errors
@@ -28,6 +31,9 @@ pub(super) async fn read(
     };
     let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
     let found = store.get_opts(key, options).await?;
+    if found.range.end.saturating_sub(found.range.start) < buffers.length() as u64 / LEAST_PART {
+        return found.bytes().await;
+    }
     let (buffer, filled) = fill(found, buffers.take()).await?;
     Ok(buffer.freeze().slice(..filled))
 }
