@@ -137,6 +137,12 @@ pub trait BlockSource: Send + Sync {
     /// # Errors
     /// The read's own error, or `UnexpectedEof` past the end.
     fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Whether several reads at once come forward faster. Not where one brings what the next will ask for: then they are
+    /// asked for one after the other, in ascending order.
+    fn reads_at_once(&self) -> bool {
+        true
+    }
 }
 
 /// An image being filled. It reads as zeroes wherever nothing is written.

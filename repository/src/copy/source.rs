@@ -271,6 +271,11 @@ impl BlockSource for Source {
         self.capacity
     }
 
+    /// What is fetched for one read serves those behind it.
+    fn reads_at_once(&self) -> bool {
+        false
+    }
+
     fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()> {
         match &self.image {
             Image::Held { bytes, .. } => {

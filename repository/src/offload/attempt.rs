@@ -221,8 +221,8 @@ impl Attempt {
             changes: Arc::clone(&self.request.changes),
             from,
             reads_ahead: match self.worker.place() {
-                Work::Threads => READS_AHEAD,
-                Work::Inline => 0,
+                Work::Threads if self.request.source.reads_at_once() => READS_AHEAD,
+                Work::Threads | Work::Inline => 0,
             },
             // Without a base nothing older lies beneath.
             keep_zeroes: matches!(self.request.against, Against::Base(_)),

@@ -60,6 +60,10 @@ impl<S: BlockSource> BlockSource for Paced<S> {
         self.source.capacity()
     }
 
+    fn reads_at_once(&self) -> bool {
+        self.source.reads_at_once()
+    }
+
     fn read(&self, first: Blocks, buffer: &mut [u8]) -> io::Result<()> {
         let bytes = buffer.len() as u64;
         if self.turn.advance(bytes) {
