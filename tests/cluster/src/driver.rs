@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use varve_harness::{S3, Scratch};
+use varve_harness::{S3, Scratch, wait_for};
 
 use crate::kubectl::{Kubectl, project, run_cluster};
 
@@ -76,7 +76,8 @@ impl Driver {
         let nodes = self.kubectl.run(["get", "pods", component, "--output", path]);
         let volumes = ".spec.template.spec.volumes[?(@.name==\"config\")].configMap.name";
         let config = self.kubectl.field("deployment/varve-controller", volumes);
-        let patch = json!({ "data": { "varve.toml": format!("[nodes]\n{nodes}") } }).to_string();
+        let written = self.kubectl.field(&format!("configmap/{config}"), ".data.varve\\.toml");
+        let patch = json!({ "data": { "varve.toml": format!("{written}\n[nodes]\n{nodes}") } }).to_string();
         self.kubectl.run(["patch", "configmap", &config, "--patch", &patch]);
         self.kubectl.run(["rollout", "restart", "deployment/varve-controller"]);
     }
@@ -93,7 +94,10 @@ impl Driver {
         self.wait_for("daemonset/varve-node");
         self.wait_for("deployment/varve-controller");
         for node in NODES {
-            self.kubectl.wait_for_field(&format!("csinode/{node}"), ".spec.drivers[0].name", "csi.varve.io");
+            wait_for(&format!("the kubelet of {node} knows the driver"), || {
+                let known = self.kubectl.field(&format!("csinode/{node}"), ".spec.drivers[*].name");
+                known.contains("csi.varve.io").then_some(())
+            });
         }
     }
 
@@ -125,10 +129,13 @@ impl Driver {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The names of the volumes that the repository knows.
-    pub(crate) fn volumes(&self) -> Vec<String> {
+    /// The records of the volumes of a namespace's claims.
+    pub(crate) fn volumes_of(&self, namespace: &str) -> Vec<Value> {
         let list: Value = serde_json::from_str(&self.varve(&["volume", "list", "--output", "json"])).expect("JSON");
-        list.as_array().expect("a list").iter().map(|volume| volume["name"].to_string()).collect()
+        // The provisioner tells the driver of the claim, and the driver keeps it with the record.
+        let mark = format!("\"{namespace}\"");
+        let list = list.as_array().expect("a list").iter();
+        list.filter(|volume| volume.to_string().contains(&mark)).cloned().collect()
     }
 
     /// Prints how things stand, after a failure.

@@ -3,7 +3,7 @@
 //! `make cluster-test` starts the cluster, runs this, and takes the cluster down. Everything that is said to the cluster is
 //! said through `kubectl`, as a user would say it. Cases run one after another, since some of them take a node away; each
 //! has a namespace of its own. After each case its namespace is deleted, and nothing of it may be left: no volume in the
-//! repository, no loop device on the machine.
+//! repository, nothing in the pools, no loop device. What a case that failed has made stays, to be looked into.
 //!
 //! It is a program of its own, since all cases share one installation, and since `cargo test` is not to start clusters.
 

@@ -13,6 +13,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) driver: &'a Driver,
     pub(crate) kubectl: Kubectl,
     namespace: String,
+    /// What was on the nodes before: a case that failed leaves things behind for whoever looks into it.
+    before: Vec<String>,
 }
 
 impl<'a> Scene<'a> {
@@ -24,7 +26,7 @@ impl<'a> Scene<'a> {
         wait_for("the namespace has its service account", || {
             kubectl.attempt(&["get", "serviceaccount", "default"], None).ok()
         });
-        Self { driver, kubectl, namespace }
+        Self { driver, kubectl, namespace, before: left() }
     }
 
     /// Deletes the namespace and waits until nothing of it is left: neither objects nor volumes.
@@ -43,10 +45,15 @@ impl<'a> Scene<'a> {
             let left = self.kubectl.run(["get", "persistentvolumes", "--output", &of_namespace]);
             left.trim().is_empty().then_some(())
         });
-        assert_eq!(self.driver.volumes(), Vec::<String>::new(), "no volume is left in the repository");
-        for node in NODES {
-            wait_for(&format!("nothing is left on {node}"), || left_on(node).is_empty().then_some(()));
-        }
+        assert_eq!(self.volumes(), Vec::<Value>::new(), "no volume is left in the repository");
+        wait_for("nothing is left on the nodes", || {
+            left().iter().all(|thing| self.before.contains(thing)).then_some(())
+        });
+    }
+
+    /// The records of its volumes in the repository.
+    pub(crate) fn volumes(&self) -> Vec<Value> {
+        self.driver.volumes_of(&self.namespace)
     }
 
     /// Makes a claim.
@@ -174,13 +181,18 @@ impl Pod<'_> {
     }
 }
 
-/// What is in a node's pool, and which devices are attached to it.
-fn left_on(node: &str) -> Vec<String> {
-    let pool = format!("/var/lib/varve/{node}.img.mount");
-    let script = format!(
-        "find {pool}/volumes {pool}/cuts {pool}/making -mindepth 1 -maxdepth 1
-         device=$(findmnt --noheadings --output MAJ:MIN --mountpoint {pool} | tr -d ' ')
-         losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN | awk -v pool=\"$device\" '$2 == pool'"
-    );
-    run_cluster(&["run", node, "bash", "-euc", &script]).lines().map(str::to_owned).collect()
+/// What is in the nodes' pools, and which devices are attached to them.
+fn left() -> Vec<String> {
+    let mut left = Vec::new();
+    for node in NODES {
+        let pool = format!("/var/lib/varve/{node}.img.mount");
+        let script = format!(
+            "find {pool}/volumes {pool}/cuts {pool}/making -mindepth 1 -maxdepth 1
+             device=$(findmnt --noheadings --output MAJ:MIN --mountpoint {pool} | tr -d ' ')
+             losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN | awk -v pool=\"$device\" '$2 == pool'"
+        );
+        let found = run_cluster(&["run", node, "bash", "-euc", &script]);
+        left.extend(found.lines().map(|line| format!("{node}: {line}")));
+    }
+    left
 }

@@ -1,7 +1,6 @@
 //! Snapshots, and what is made from them: on other nodes, of devices, of groups; and clones.
 
 use serde_json::json;
-use varve_harness::wait_for;
 
 use crate::scene::{Claim, Pod, Scene};
 
@@ -66,28 +65,13 @@ pub(crate) fn group_is_restored(scene: &Scene<'_>) {
         "spec": { "volumeGroupSnapshotClassName": "varve", "source": { "selector": { "matchLabels": { "app": "data" } } } },
     }));
     scene.kubectl.wait_for_field("volumegroupsnapshot/both", ".status.readyToUse", "true");
-    // Whose snapshot is whose, the group does not say; the snapshots do.
-    let members = wait_for("the group has its snapshots", || {
-        let path = "jsonpath={range .items[*]}{.spec.source.persistentVolumeClaimName} {.status.boundVolumeSnapshotContentName} {.metadata.name}{\"\\n\"}{end}";
-        let list = scene.kubectl.run(["get", "volumesnapshots", "--output", path]);
-        (list.lines().filter(|line| line.split(' ').count() == 3).count() == 2).then_some(list)
-    });
     for (claim, expected) in [("log", &log), ("data", &data)] {
-        let handle = scene.kubectl.field(&format!("pvc/{claim}"), ".spec.volumeName");
-        let handle = scene.kubectl.field(&format!("persistentvolume/{handle}"), ".spec.csi.volumeHandle");
-        let snapshot = members
-            .lines()
-            .filter_map(|line| line.rsplit_once(' '))
-            .find(|(rest, _)| {
-                let content = rest.split(' ').nth(1).unwrap_or_default();
-                let source = format!("volumesnapshotcontent/{content}");
-                rest.starts_with(&format!("{claim} "))
-                    || scene.kubectl.field(&source, ".spec.source.volumeHandle") == handle
-            })
-            .map(|(_, name)| name)
-            .unwrap_or_else(|| panic!("no snapshot of {claim} among\n{members}"));
+        let path =
+            format!("jsonpath={{.items[?(@.spec.source.persistentVolumeClaimName==\"{claim}\")].metadata.name}}");
+        let snapshot = scene.kubectl.run(["get", "volumesnapshots", "--output", &path]);
+        scene.kubectl.wait_for_field(&format!("volumesnapshot/{snapshot}"), ".status.readyToUse", "true");
         let restored = format!("{claim}-restored");
-        scene.claim(&restored, &Claim { source: Some(("VolumeSnapshot", snapshot)), ..Claim::default() });
+        scene.claim(&restored, &Claim { source: Some(("VolumeSnapshot", &snapshot)), ..Claim::default() });
         let pod = format!("{claim}-reader");
         scene.pod(&pod, &Pod { node: Some("node-2"), claim: Some(&restored), ..Pod::default() });
         assert_eq!(&scene.read(&pod), expected);

@@ -51,7 +51,7 @@ pub(crate) fn pod_brings_its_own_claim(scene: &Scene<'_>) {
     let volume = json!({ "ephemeral": { "volumeClaimTemplate": { "spec": Claim::default().spec() } } });
     scene.pod("writer", &Pod { volume: Some(volume), ..Pod::default() });
     scene.write("writer", "first");
-    assert_eq!(scene.driver.volumes().len(), 1);
+    assert_eq!(scene.volumes().len(), 1);
     scene.kubectl.delete("pod/writer");
     scene.kubectl.wait_until_gone("pvc/writer-data");
 }
@@ -76,8 +76,8 @@ pub(crate) fn attributes_change_in_use(scene: &Scene<'_>) {
 
 /// Claims that fill the pool of the node that is preferred are placed on the other one.
 pub(crate) fn goes_where_there_is_room(scene: &Scene<'_>) {
-    // A pool of 20 GiB may be promised four times: two of these do not fit on one node.
-    let large = Claim { class: "varve-xfs", size: "50Gi", ..Claim::default() };
+    // A pool of 20 GiB may be promised once (tests/cluster/overlay): two of these do not fit on one node.
+    let large = Claim { class: "varve-xfs", size: "12Gi", ..Claim::default() };
     let mut nodes = Vec::new();
     for name in ["first", "second"] {
         scene.claim(name, &large);
