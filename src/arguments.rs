@@ -54,6 +54,8 @@ pub(crate) struct Standalone {
     pub(crate) serve: Serve,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) kubelet: Kubelet,
 }
 
 /// `varve controller`.
@@ -70,6 +72,8 @@ pub(crate) struct Node {
     pub(crate) serve: Serve,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) kubelet: Kubelet,
 
     /// Address to take connections of controllers on, as in 0.0.0.0:7420.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -110,6 +114,18 @@ pub(crate) struct Place {
     /// File system of the pool image when it is made.
     #[arg(long, value_name = "KIND")]
     pub(crate) pool_filesystem: Option<PoolFilesystem>,
+}
+
+/// How the kubelet gets to know the node's plugin.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Kubelet {
+    /// The kubelet's folder of registrations, as in /var/lib/kubelet/plugins_registry: the node makes itself known there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kubelet_registration: Option<PathBuf>,
+
+    /// Path of the socket of --endpoint as the kubelet sees it, where that is another one.
+    #[arg(long, value_name = "PATH", requires = "kubelet_registration")]
+    pub(crate) kubelet_endpoint: Option<PathBuf>,
 }
 
 /// The file systems that a pool image can be formatted with.

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use varve_csi::server::Endpoint;
+use varve_kubernetes::kubelet;
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
@@ -17,7 +19,7 @@ use varve_node::{
 
 use super::{Access, File};
 use crate::{
-    arguments::{Controller, Node, Place, PoolFilesystem, Serve, Standalone},
+    arguments::{self, Controller, Node, Place, PoolFilesystem, Serve, Standalone},
     failure::Usage,
     quantity::Size,
 };
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) node: varve_node::config::Config,
     /// The controller.
     pub(crate) control: Control,
+    /// How the kubelet gets to know it; `None` where it is not to.
+    pub(crate) kubelet: Option<Kubelet>,
 }
 
 /// All that `varve controller` needs.
@@ -53,6 +57,17 @@ pub(crate) struct NodeSettings {
     pub(crate) node: varve_node::config::Config,
     /// Where it takes connections of controllers.
     pub(crate) agent_listen: SocketAddr,
+    /// How the kubelet gets to know it; `None` where it is not to.
+    pub(crate) kubelet: Option<Kubelet>,
+}
+
+/// How the kubelet gets to know the node's plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kubelet {
+    /// The socket in its folder of registrations.
+    pub(crate) socket: Endpoint,
+    /// The path of the CSI socket as the kubelet sees it.
+    pub(crate) plugin: PathBuf,
 }
 
 /// What everything that serves needs.
@@ -116,7 +131,8 @@ impl File {
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn settings(&self, arguments: &Standalone) -> Result<Settings, Usage> {
         let serve = self.serve(&arguments.serve)?;
-        Ok(Settings { serve, node: self.node_config(&arguments.place)?, control: self.control()? })
+        let kubelet = self.kubelet(&arguments.kubelet, &serve)?;
+        Ok(Settings { serve, node: self.node_config(&arguments.place)?, control: self.control()?, kubelet })
     }
 
     /// Puts everything together with the arguments of `varve controller`.
@@ -133,8 +149,10 @@ impl File {
     /// # Errors
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn node(&self, arguments: &Node) -> Result<NodeSettings, Usage> {
+        let serve = self.serve(&arguments.serve)?;
         Ok(NodeSettings {
-            serve: self.serve(&arguments.serve)?,
+            kubelet: self.kubelet(&arguments.kubelet, &serve)?,
+            serve,
             node: self.node_config(&arguments.place)?,
             agent_listen: arguments.agent_listen.or(self.agent_listen).unwrap_or(AGENT_LISTEN),
         })
@@ -153,6 +171,29 @@ impl File {
             },
             grace: Duration::from_secs(within("grace_seconds", self.grace_seconds.unwrap_or(10), 0, 600)?),
         })
+    }
+
+    fn kubelet(&self, arguments: &arguments::Kubelet, serve: &ServeSettings) -> Result<Option<Kubelet>, Usage> {
+        let plugin = arguments.kubelet_endpoint.clone().or_else(|| self.kubelet_endpoint.clone());
+        if let Some(plugin) = plugin.as_deref().filter(|plugin| !plugin.is_absolute()) {
+            let example = "/var/lib/kubelet/plugins/csi.varve.io/csi.sock";
+            return Err(Usage(format!("--kubelet-endpoint is {plugin:?}: expected an absolute path, as in {example}")));
+        }
+        let Some(folder) = arguments.kubelet_registration.clone().or_else(|| self.kubelet_registration.clone()) else {
+            return match plugin {
+                Some(_) => Err(Usage("kubelet_endpoint comes with kubelet_registration, and that is missing".into())),
+                None => Ok(None),
+            };
+        };
+        let socket = kubelet::socket(&folder).map_err(|_| {
+            Usage(format!(
+                "--kubelet-registration is {folder:?}: expected the absolute path of a folder, of at most 79 bytes, as in \
+                 /var/lib/kubelet/plugins_registry"
+            ))
+        })?;
+        let own = || Endpoint::parse(&serve.endpoint).map(|endpoint| endpoint.path().to_owned());
+        let plugin = plugin.map_or_else(own, Ok).map_err(|error| Usage(error.to_string()))?;
+        Ok(Some(Kubelet { socket, plugin }))
     }
 
     fn control(&self) -> Result<Control, Usage> {

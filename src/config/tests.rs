@@ -9,7 +9,7 @@ use varve_node::{
 };
 
 use super::*;
-use crate::arguments::{Controller, Node, Place, Serve, Standalone};
+use crate::arguments::{self, Controller, Node, Place, Serve, Standalone};
 
 fn serve() -> Serve {
     Serve {
@@ -23,7 +23,7 @@ fn place() -> Place {
 }
 
 fn standalone() -> Standalone {
-    Standalone { serve: serve(), place: place() }
+    Standalone { serve: serve(), place: place(), ..Default::default() }
 }
 
 #[test]
@@ -60,16 +60,16 @@ fn a_configuration_alone_suffices_and_arguments_win() {
 #[test]
 fn what_is_missing_is_named() {
     for (name, missing) in [
-        ("--endpoint", Standalone { serve: Serve { endpoint: None, ..serve() }, place: place() }),
-        ("--node-id", Standalone { serve: serve(), place: Place { node_id: None, ..place() } }),
-        ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() } }),
+        ("--endpoint", Standalone { serve: Serve { endpoint: None, ..serve() }, place: place(), ..Default::default() }),
+        ("--node-id", Standalone { serve: serve(), place: Place { node_id: None, ..place() }, ..Default::default() }),
+        ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() }, ..Default::default() }),
         (
             "--repository",
-            Standalone { serve: Serve { repository: RepositoryAccess::default(), ..serve() }, place: place() },
+            Standalone { serve: Serve { repository: RepositoryAccess::default(), ..serve() }, place: place(), ..Default::default() },
         ),
         (
             "--pool-size",
-            Standalone { serve: serve(), place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() } },
+            Standalone { serve: serve(), place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() }, ..Default::default() },
         ),
     ] {
         let error = File::default().settings(&missing).expect_err(name).to_string();
@@ -200,7 +200,7 @@ fn the_second_repository_is_named_by_arguments_environment_and_configuration() {
 fn an_odd_node_id_is_refused() {
     for id in ["", "a b", "a/b", &"x".repeat(193)] {
         let error = File::default()
-            .settings(&Standalone { serve: serve(), place: Place { node_id: Some(id.into()), ..place() } })
+            .settings(&Standalone { serve: serve(), place: Place { node_id: Some(id.into()), ..place() }, ..Default::default() })
             .expect_err("it is no node's name")
             .to_string();
         assert!(error.contains("--node-id"), "{error}");
@@ -231,10 +231,42 @@ fn a_controller_has_nodes_and_no_pool() {
 }
 
 #[test]
+fn the_kubelet_is_told_where_the_socket_is() {
+    let kubelet = |text: &str, folder: Option<&str>, endpoint: Option<&str>| {
+        let kubelet = arguments::Kubelet {
+            kubelet_registration: folder.map(Into::into),
+            kubelet_endpoint: endpoint.map(Into::into),
+        };
+        let node = Node { serve: serve(), place: place(), kubelet, ..Default::default() };
+        let settings = File::parse(text).expect("well formed").node(&node).map_err(|error| error.to_string())?;
+        let told = settings.kubelet.map(|kubelet| (kubelet.socket.to_string(), kubelet.plugin));
+        Ok::<_, String>(told.map(|(socket, plugin)| (socket, plugin.display().to_string())))
+    };
+    let told = |socket: &str, plugin: &str| Some((socket.to_owned(), plugin.to_owned()));
+    assert_eq!(kubelet("", None, None), Ok(None));
+    let socket = "unix:///registry/varve@csi.varve.io-reg.sock";
+    assert_eq!(kubelet("", Some("/registry"), None), Ok(told(socket, "/run/csi.sock")));
+    assert_eq!(kubelet("", Some("/registry"), Some("/host/csi.sock")), Ok(told(socket, "/host/csi.sock")));
+    let text = "kubelet_registration = '/registry'\nkubelet_endpoint = '/host/csi.sock'\n";
+    assert_eq!(kubelet(text, None, None), Ok(told(socket, "/host/csi.sock")));
+    for (text, folder, endpoint, names) in [
+        ("", Some("registry"), None, "--kubelet-registration"),
+        ("", Some("/registry"), Some("csi.sock"), "--kubelet-endpoint"),
+        ("kubelet_endpoint = '/csi.sock'", None, None, "kubelet_registration"),
+    ] {
+        let error = kubelet(text, folder, endpoint).expect_err("it is not usable");
+        assert!(error.contains(names), "{error}");
+    }
+    let longest = format!("/{}", "f".repeat(78));
+    kubelet("", Some(&longest), None).expect("a socket fits");
+    kubelet("", Some(&format!("{longest}f")), None).expect_err("a socket does not fit");
+}
+
+#[test]
 fn a_node_listens_where_it_is_told() {
     let listen = |file: &File, agent_listen: Option<&str>| {
         let agent_listen = agent_listen.map(|text| text.parse().expect("an address"));
-        let settings = file.node(&Node { serve: serve(), place: place(), agent_listen });
+        let settings = file.node(&Node { serve: serve(), place: place(), agent_listen, ..Default::default() });
         settings.expect("all that is needed is there").agent_listen.to_string()
     };
     let file = File::parse("agent_listen = '127.0.0.1:1'\n").expect("well formed");

@@ -10,6 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use varve_controller::Controller;
+use varve_kubernetes::kubelet::Registration;
 use varve_link::{Trust, listen::Listener};
 use varve_node::{agent::Agent, config::Config, cut::sentinel::Sentinel, pool::Pool, service::NodeService};
 use varve_proto::{agent::agent_server::AgentServer, csi::node_server::NodeServer};
@@ -18,7 +19,7 @@ use varve_repository::Repository;
 use super::{Socket, endpoint, limit};
 use crate::{
     arguments,
-    config::{File, NodeSettings},
+    config::{File, Kubelet, NodeSettings},
     repository,
     signal::{self, Second},
 };
@@ -73,7 +74,9 @@ async fn serve(
             served
         }
     });
+    let mut known = None;
     let announce = || {
+        known = settings.kubelet.as_ref().map(|kubelet| register(kubelet, &shutdown));
         let (node, repository) = (&settings.node.node_id, agent.repository().store().url());
         tracing::info!(%endpoint, agent = %listening, node, repository, "ready");
     };
@@ -81,11 +84,19 @@ async fn serve(
 
     // Also where serving failed, so that nothing goes on behind a process that is about to end.
     shutdown.cancel();
+    if let Some(known) = known {
+        known.end().await;
+    }
     agent.stop().await;
     unlink.cancel();
     let linked = end_link(link, &stop).await;
     served?;
     linked
+}
+
+/// Makes the plugin known to the kubelet, until the process is to end.
+pub(super) fn register(kubelet: &Kubelet, shutdown: &CancellationToken) -> Registration {
+    Registration::start(kubelet.socket.clone(), kubelet.plugin.clone(), shutdown.clone())
 }
 
 /// Waits for the way to the agent to end; calls that are still on it after a while are dropped.

@@ -17,7 +17,7 @@ use super::{
     Socket,
     controller::Part,
     endpoint, limit,
-    node::{agent_routes, close, open},
+    node::{agent_routes, close, open, register},
 };
 use crate::{
     arguments::Standalone,
@@ -61,11 +61,18 @@ async fn serve(
     let part = Part::start(repository.clone(), nodes, &settings.control, node, shutdown.clone());
     let socket = Socket::new(endpoint.clone(), Controller::plugin_capabilities())
         .with(|routes| part.add_to(routes).add_service(NodeServer::new(NodeService::new(agent.clone()))));
-    let announce = || tracing::info!(%endpoint, node, repository = repository.store().url(), "ready");
+    let mut known = None;
+    let announce = || {
+        known = settings.kubelet.as_ref().map(|kubelet| register(kubelet, &shutdown));
+        tracing::info!(%endpoint, node, repository = repository.store().url(), "ready");
+    };
     let served = socket.serve(&shutdown, settings.serve.grace, announce).await;
 
     // Also where serving failed, so that nothing goes on behind a process that is about to end.
     shutdown.cancel();
+    if let Some(known) = known {
+        known.end().await;
+    }
     agent.stop().await;
     unlink.cancel();
     if timeout(LINK_GRACE, link).await.is_err() {
