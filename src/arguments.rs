@@ -87,6 +87,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
 
+    /// Address to answer questions about health and metrics on over plain HTTP, as in 127.0.0.1:7421; none if not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http_listen: Option<SocketAddr>,
+
     /// Where snapshots go, and with which key.
     #[command(flatten)]
     pub(crate) repository: RepositoryAccess,

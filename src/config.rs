@@ -25,6 +25,7 @@
 //! collect_hours = 24             # how often garbage is deleted from the repository; 0 for never
 //! memory = "96MiB"               # for all offloads and restores together; the process takes some 30 MiB more
 //! agent_listen = "0.0.0.0:7420"  # where a node takes connections of controllers
+//! http_listen = "127.0.0.1:7421" # where health and metrics are told over plain HTTP; nowhere without it
 //! kubelet_registration = "/var/lib/kubelet/plugins_registry"            # where a node makes itself known to the kubelet
 //! kubelet_endpoint = "/var/lib/kubelet/plugins/csi.varve.io/csi.sock"   # the socket of `endpoint` as the kubelet sees it
 //!
@@ -90,6 +91,7 @@ pub(crate) struct File {
     collect_hours: Option<u64>,
     memory: Option<Size>,
     agent_listen: Option<SocketAddr>,
+    http_listen: Option<SocketAddr>,
     kubelet_registration: Option<PathBuf>,
     kubelet_endpoint: Option<PathBuf>,
     nodes: Option<BTreeMap<String, String>>,

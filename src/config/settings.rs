@@ -81,6 +81,8 @@ pub(crate) struct ServeSettings {
     pub(crate) bandwidth: Bandwidth,
     /// How long calls in flight are given at the end.
     pub(crate) grace: Duration,
+    /// Where health and metrics are told over HTTP; `None` for nowhere.
+    pub(crate) http_listen: Option<SocketAddr>,
 }
 
 /// Most bytes a second that go between the process and the store; none where there is no limit.
@@ -170,6 +172,7 @@ impl File {
                 download: rate("download_bandwidth", self.download_bandwidth)?,
             },
             grace: Duration::from_secs(within("grace_seconds", self.grace_seconds.unwrap_or(10), 0, 600)?),
+            http_listen: arguments.http_listen.or(self.http_listen),
         })
     }
 
@@ -247,6 +250,7 @@ impl File {
             )?),
             sentinel: None,
             max_volumes: self.max_volumes()?,
+            observer: None,
         })
     }
 

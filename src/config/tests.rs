@@ -15,6 +15,7 @@ fn serve() -> Serve {
     Serve {
         endpoint: Some("unix:///run/csi.sock".into()),
         repository: RepositoryAccess { repository: Some("file:///srv/repository".into()), ..Default::default() },
+        ..Default::default()
     }
 }
 
@@ -65,11 +66,19 @@ fn what_is_missing_is_named() {
         ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() }, ..Default::default() }),
         (
             "--repository",
-            Standalone { serve: Serve { repository: RepositoryAccess::default(), ..serve() }, place: place(), ..Default::default() },
+            Standalone {
+                serve: Serve { repository: RepositoryAccess::default(), ..serve() },
+                place: place(),
+                ..Default::default()
+            },
         ),
         (
             "--pool-size",
-            Standalone { serve: serve(), place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() }, ..Default::default() },
+            Standalone {
+                serve: serve(),
+                place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() },
+                ..Default::default()
+            },
         ),
     ] {
         let error = File::default().settings(&missing).expect_err(name).to_string();
@@ -200,7 +209,11 @@ fn the_second_repository_is_named_by_arguments_environment_and_configuration() {
 fn an_odd_node_id_is_refused() {
     for id in ["", "a b", "a/b", &"x".repeat(193)] {
         let error = File::default()
-            .settings(&Standalone { serve: serve(), place: Place { node_id: Some(id.into()), ..place() }, ..Default::default() })
+            .settings(&Standalone {
+                serve: serve(),
+                place: Place { node_id: Some(id.into()), ..place() },
+                ..Default::default()
+            })
             .expect_err("it is no node's name")
             .to_string();
         assert!(error.contains("--node-id"), "{error}");
@@ -210,13 +223,17 @@ fn an_odd_node_id_is_refused() {
 #[test]
 fn a_controller_has_nodes_and_no_pool() {
     let file = File::parse("[nodes]\nnode-1 = '10.0.0.1:7420'\nnode-2 = 'node-2.example:7421'\n").expect("well formed");
-    let settings = file.controller(&Controller { serve: serve() }).expect("all that is needed is there");
+    let settings =
+        file.controller(&Controller { serve: serve() }).expect("all that is needed is there");
     let nodes = [("node-1", "10.0.0.1:7420"), ("node-2", "node-2.example:7421")];
     assert_eq!(
         settings.discovery,
         Discovery::Table(nodes.map(|(name, address)| (name.to_owned(), address.to_owned())).into())
     );
-    let error = File::default().controller(&Controller { serve: serve() }).expect_err("none are named").to_string();
+    let error = File::default()
+        .controller(&Controller { serve: serve() })
+        .expect_err("none are named")
+        .to_string();
     assert!(error.contains("[nodes]") && error.contains("10.0.0.1:7420"), "{error}");
     for (text, names) in [
         ("node-1 = '10.0.0.1'", ["node-1", "10.0.0.1"]),
@@ -228,6 +245,22 @@ fn a_controller_has_nodes_and_no_pool() {
         let error = file.controller(&Controller { serve: serve() }).expect_err(text).to_string();
         assert!(names.iter().all(|name| error.contains(name)) && error.contains("[nodes]"), "{error}");
     }
+}
+
+#[test]
+fn nothing_listens_for_http_unless_it_is_told() {
+    let listen = |text: &str, argument: Option<&str>| {
+        let http_listen = argument.map(|text| text.parse().expect("an address"));
+        let controller = Controller { serve: Serve { http_listen, ..serve() } };
+        let file = File::parse(&format!("{text}\n[nodes]\n")).expect("well formed");
+        let settings = file.controller(&controller).expect("all that is needed is there");
+        settings.serve.http_listen.map(|address| address.to_string())
+    };
+    assert_eq!(listen("", None), None);
+    assert_eq!(listen("http_listen = '127.0.0.1:1'", None).as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(listen("http_listen = '127.0.0.1:1'", Some("0.0.0.0:2")).as_deref(), Some("0.0.0.0:2"));
+    let error = File::parse("http_listen = '9464'\n").expect_err("it is no address");
+    assert!(error.contains("line 1"), "{error}");
 }
 
 #[test]

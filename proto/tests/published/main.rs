@@ -21,7 +21,8 @@ const CSI: Module = Module {
     checksum: "h1:6ja3nYoACisewTPAAZkJ1pbf4+1ehhvt9Z/nYgWGHGw=",
 };
 
-const KUBELET: Module = Module { version: "k8s.io/kubelet@v0.36.3", checksum: "h1:dRzEnhHk35Opy6wjWR4YBcN5RI9lB2npUY37TghFuPU=" };
+const KUBELET: Module =
+    Module { version: "k8s.io/kubelet@v0.36.3", checksum: "h1:dRzEnhHk35Opy6wjWR4YBcN5RI9lB2npUY37TghFuPU=" };
 
 #[test]
 fn ours_is_the_published_definition() {
@@ -66,7 +67,9 @@ fn the_registration_is_the_published_definition() {
 #[test]
 fn every_method_has_a_name() {
     let methods = varve_proto::methods();
-    for method in ["csi.v1.Controller/CreateVolume", "varve.agent.v1.Agent/CreateCuts", "pluginregistration.Registration/GetInfo"] {
+    for method in
+        ["csi.v1.Controller/CreateVolume", "varve.agent.v1.Agent/CreateCuts", "pluginregistration.Registration/GetInfo"]
+    {
         assert!(methods.iter().any(|known| known == method), "{methods:?}");
     }
     assert_eq!(methods.len(), 36 + 9 + 2, "{methods:?}");
@@ -89,9 +92,8 @@ fn file(package: &str, set: &[u8]) -> DynamicMessage {
     let set = DynamicMessage::decode(kind, set).expect("a set of descriptors");
     let files = set.get_field_by_name("file").expect("a set has files");
     let mut files = files.as_list().expect("files are a list").iter().filter_map(Value::as_message);
-    let wanted = |file: &&DynamicMessage| {
-        file.get_field_by_name("package").is_some_and(|found| found.as_str() == Some(package))
-    };
+    let wanted =
+        |file: &&DynamicMessage| file.get_field_by_name("package").is_some_and(|found| found.as_str() == Some(package));
     files.find(wanted).unwrap_or_else(|| panic!("{package} is in the set")).clone()
 }
 
