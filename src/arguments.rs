@@ -63,6 +63,11 @@ pub(crate) struct Standalone {
 pub(crate) struct Controller {
     #[command(flatten)]
     pub(crate) serve: Serve,
+
+    /// Find nodes by the Kubernetes API: the headless Service of their agents, in the controller's own namespace if no
+    /// other is named.
+    #[arg(long, value_name = "[NAMESPACE/]SERVICE")]
+    pub(crate) discover_nodes: Option<String>,
 }
 
 /// `varve node`.

@@ -29,6 +29,7 @@
 //! kubelet_registration = "/var/lib/kubelet/plugins_registry"            # where a node makes itself known to the kubelet
 //! kubelet_endpoint = "/var/lib/kubelet/plugins/csi.varve.io/csi.sock"   # the socket of `endpoint` as the kubelet sees it
 //!
+//! discover_nodes = "varve-system/varve-agents" # a controller's nodes: the agents' Service in Kubernetes; or:
 //! [nodes]                        # the nodes of a controller, and where their agents listen
 //! node-1 = "10.0.0.1:7420"
 //!
@@ -94,6 +95,7 @@ pub(crate) struct File {
     http_listen: Option<SocketAddr>,
     kubelet_registration: Option<PathBuf>,
     kubelet_endpoint: Option<PathBuf>,
+    discover_nodes: Option<String>,
     nodes: Option<BTreeMap<String, String>>,
     #[serde(default)]
     store: StoreOptions,

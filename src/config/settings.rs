@@ -10,7 +10,7 @@ use std::{
 };
 
 use varve_csi::server::Endpoint;
-use varve_kubernetes::kubelet;
+use varve_kubernetes::{directory::Service, kubelet};
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
@@ -108,6 +108,8 @@ pub(crate) struct Control {
 pub(crate) enum Discovery {
     /// They are written down, each with where its agent listens, as `host:port`.
     Table(BTreeMap<String, String>),
+    /// The Kubernetes API tells, by the headless Service of the agents.
+    Kubernetes(Service),
 }
 
 /// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
@@ -143,7 +145,7 @@ impl File {
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn controller(&self, arguments: &Controller) -> Result<ControllerSettings, Usage> {
         let serve = self.serve(&arguments.serve)?;
-        Ok(ControllerSettings { serve, control: self.control()?, discovery: self.discovery()? })
+        Ok(ControllerSettings { serve, control: self.control()?, discovery: self.discovery(arguments)? })
     }
 
     /// Puts everything together with the arguments of `varve node`.
@@ -214,14 +216,25 @@ impl File {
         })
     }
 
-    fn discovery(&self) -> Result<Discovery, Usage> {
-        let nodes = self.nodes.clone().ok_or_else(|| {
-            Usage(
-                "no nodes are named: expected [nodes] in the configuration, with a line for each, as in \
-                 node-1 = \"10.0.0.1:7420\""
-                    .into(),
-            )
-        })?;
+    /// The Service of the arguments where they name one, else what the configuration says, which is one of the two.
+    fn discovery(&self, arguments: &Controller) -> Result<Discovery, Usage> {
+        if let Some(text) = &arguments.discover_nodes {
+            return service("--discover-nodes", text).map(Discovery::Kubernetes);
+        }
+        let nodes = match (&self.discover_nodes, &self.nodes) {
+            (Some(text), None) => return service("discover_nodes", text).map(Discovery::Kubernetes),
+            (None, Some(nodes)) => nodes.clone(),
+            (Some(_), Some(_)) => {
+                return Err(Usage("both discover_nodes and [nodes] are there: expected one of them".into()));
+            }
+            (None, None) => {
+                return Err(Usage(
+                    "no nodes are named: expected --discover-nodes SERVICE in Kubernetes, or [nodes] in the \
+                     configuration, with a line for each, as in node-1 = \"10.0.0.1:7420\""
+                        .into(),
+                ));
+            }
+        };
         for (name, address) in &nodes {
             check_node_id("a node under [nodes]", name)?;
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -358,6 +371,25 @@ impl File {
         } else {
             Err(Usage(format!("overcommit is {overcommit}: expected 0.1 to 100")))
         }
+    }
+}
+
+/// Reads where the agents' Service is: `SERVICE` or `NAMESPACE/SERVICE`, each a DNS label as Kubernetes wants it.
+fn service(what: &str, text: &str) -> Result<Service, Usage> {
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    let is_label = |text: &str| {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    };
+    if is_label(name) && namespace.is_none_or(is_label) {
+        Ok(Service { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    } else {
+        Err(Usage(format!("{what} is {text:?}: expected a Service, as in varve-agents or varve-system/varve-agents")))
     }
 }
 

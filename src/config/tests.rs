@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use varve_kubernetes::directory::Service;
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
@@ -224,14 +225,14 @@ fn an_odd_node_id_is_refused() {
 fn a_controller_has_nodes_and_no_pool() {
     let file = File::parse("[nodes]\nnode-1 = '10.0.0.1:7420'\nnode-2 = 'node-2.example:7421'\n").expect("well formed");
     let settings =
-        file.controller(&Controller { serve: serve() }).expect("all that is needed is there");
+        file.controller(&Controller { serve: serve(), ..Default::default() }).expect("all that is needed is there");
     let nodes = [("node-1", "10.0.0.1:7420"), ("node-2", "node-2.example:7421")];
     assert_eq!(
         settings.discovery,
         Discovery::Table(nodes.map(|(name, address)| (name.to_owned(), address.to_owned())).into())
     );
     let error = File::default()
-        .controller(&Controller { serve: serve() })
+        .controller(&Controller { serve: serve(), ..Default::default() })
         .expect_err("none are named")
         .to_string();
     assert!(error.contains("[nodes]") && error.contains("10.0.0.1:7420"), "{error}");
@@ -242,7 +243,7 @@ fn a_controller_has_nodes_and_no_pool() {
         ("'node 1' = 'host:7420'", ["node 1", "expected"]),
     ] {
         let file = File::parse(&format!("[nodes]\n{text}\n")).expect("well formed");
-        let error = file.controller(&Controller { serve: serve() }).expect_err(text).to_string();
+        let error = file.controller(&Controller { serve: serve(), ..Default::default() }).expect_err(text).to_string();
         assert!(names.iter().all(|name| error.contains(name)) && error.contains("[nodes]"), "{error}");
     }
 }
@@ -251,7 +252,7 @@ fn a_controller_has_nodes_and_no_pool() {
 fn nothing_listens_for_http_unless_it_is_told() {
     let listen = |text: &str, argument: Option<&str>| {
         let http_listen = argument.map(|text| text.parse().expect("an address"));
-        let controller = Controller { serve: Serve { http_listen, ..serve() } };
+        let controller = Controller { serve: Serve { http_listen, ..serve() }, ..Default::default() };
         let file = File::parse(&format!("{text}\n[nodes]\n")).expect("well formed");
         let settings = file.controller(&controller).expect("all that is needed is there");
         settings.serve.http_listen.map(|address| address.to_string())
@@ -293,6 +294,28 @@ fn the_kubelet_is_told_where_the_socket_is() {
     let longest = format!("/{}", "f".repeat(78));
     kubelet("", Some(&longest), None).expect("a socket fits");
     kubelet("", Some(&format!("{longest}f")), None).expect_err("a socket does not fit");
+}
+
+#[test]
+fn nodes_are_found_by_a_service_or_by_a_table() {
+    let discovery = |text: &str, argument: Option<&str>| {
+        let controller = Controller { serve: serve(), discover_nodes: argument.map(str::to_owned) };
+        let settings = File::parse(text).expect("well formed").controller(&controller);
+        settings.map(|settings| settings.discovery).map_err(|error| error.to_string())
+    };
+    let by = |namespace: Option<&str>, name: &str| {
+        Ok(Discovery::Kubernetes(Service { namespace: namespace.map(str::to_owned), name: name.to_owned() }))
+    };
+    assert_eq!(discovery("", Some("varve-agents")), by(None, "varve-agents"));
+    assert_eq!(discovery("discover_nodes = 'a/b'\n", None), by(Some("a"), "b"));
+    assert_eq!(discovery("discover_nodes = 'a/b'\n", Some("c/d")), by(Some("c"), "d"));
+    assert_eq!(discovery("[nodes]\nnode-1 = '10.0.0.1:7420'\n", Some("c/d")), by(Some("c"), "d"));
+    let error = discovery("discover_nodes = 'a/b'\n[nodes]\n", None).expect_err("they are two");
+    assert!(error.contains("discover_nodes") && error.contains("[nodes]"), "{error}");
+    for text in ["", "/b", "a/", "a/b/c", "A/b", "-a/b", "a/b.c", &"a".repeat(64)] {
+        let error = discovery("", Some(text)).expect_err(text);
+        assert!(error.contains("--discover-nodes") && error.contains("varve-system/varve-agents"), "{error}");
+    }
 }
 
 #[test]

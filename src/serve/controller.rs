@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use varve_controller::{Controller, Options, nodes::Nodes};
+use varve_kubernetes::directory::{Known, Kubernetes};
 use varve_link::{
     Trust,
     directory::{Directory, Table},
@@ -39,7 +40,7 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     let repository = repository::open_shared(&settings.serve.access).await?;
     limit(&repository, settings.serve.bandwidth);
     monitor.watch_repository(&repository);
-    let directory = directory(settings.discovery);
+    let directory = directory(settings.discovery, &monitor, &shutdown).await?;
     let nodes = Arc::new(Dialled::new(&Trust::of(&repository), directory));
     let part = Part::start(repository.clone(), nodes, &settings.control, &name(), monitor.metrics(), shutdown.clone());
     let socket =
@@ -57,9 +58,24 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn directory(discovery: Discovery) -> Arc<dyn Directory> {
+/// How nodes are found, until the process is to end.
+async fn directory(
+    discovery: Discovery,
+    monitor: &Monitor,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<dyn Directory>> {
     match discovery {
-        Discovery::Table(nodes) => Arc::new(Table::new(nodes)),
+        Discovery::Table(nodes) => {
+            let known = Known { nodes: nodes.len(), with_agent: nodes.len() };
+            monitor.watch_nodes(move || Some(known));
+            Ok(Arc::new(Table::new(nodes)))
+        }
+        Discovery::Kubernetes(service) => {
+            let found = Arc::new(Kubernetes::watch(&service, shutdown).await?);
+            let known = Arc::clone(&found);
+            monitor.watch_nodes(move || known.known());
+            Ok(found)
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! process does help is one that hangs, which answers nothing, and one whose socket somebody removed.
 
 use std::{
-    io,
+    fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{net::UnixStream, sync::watch, time::timeout};
 use varve_csi::{server::Endpoint, status::chain};
-use varve_kubernetes::kubelet;
+use varve_kubernetes::{directory::Known, kubelet};
 use varve_node::agent::{Agent, Severity};
 use varve_repository::Repository;
 
@@ -51,6 +51,8 @@ pub(super) enum Condition {
     Pool,
     /// The kubelet knows the plugin.
     Kubelet,
+    /// It is known which nodes there are.
+    Nodes,
 }
 
 impl Condition {
@@ -61,19 +63,24 @@ impl Condition {
             Self::Repository => "repository",
             Self::Pool => "pool",
             Self::Kubelet => "kubelet",
+            Self::Nodes => "nodes",
         }
     }
 }
 
 /// The conditions of a process: those that concern it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(in crate::serve) struct Conditions {
     phase: Mutex<Phase>,
     socket: OnceLock<PathBuf>,
     repository: OnceLock<Arc<Look>>,
     pool: OnceLock<Arc<Look>>,
     kubelet: Mutex<Kubelet>,
+    nodes: OnceLock<NodesKnown>,
 }
+
+/// Counts the nodes that a controller knows; `None` while it is still to be told of them.
+type NodesKnown = Box<dyn Fn() -> Option<Known> + Send + Sync>;
 
 #[derive(Debug, Default)]
 enum Kubelet {
@@ -121,6 +128,15 @@ impl Conditions {
         }));
     }
 
+    pub(super) fn watch_nodes(&self, known: NodesKnown) {
+        let _ = self.nodes.set(known);
+    }
+
+    /// Counts the nodes that are known; `None` where that is not the process's concern, or not known yet.
+    pub(super) fn nodes(&self) -> Option<Known> {
+        self.nodes.get().and_then(|known| known())
+    }
+
     pub(super) fn watch_kubelet(&self, state: Option<watch::Receiver<kubelet::State>>) {
         *self.kubelet.lock().unwrap_or_else(PoisonError::into_inner) = state.map_or(Kubelet::Awaited, Kubelet::Told);
     }
@@ -136,6 +152,7 @@ impl Conditions {
             Kubelet::Told(state) => Some(*state.borrow() == kubelet::State::Registered),
         };
         conditions.extend(registered.map(|registered| (Condition::Kubelet, registered)));
+        conditions.extend(self.nodes.get().map(|known| (Condition::Nodes, known().is_some())));
         conditions
     }
 
@@ -159,6 +176,12 @@ impl Conditions {
 
     fn phase(&self) -> Phase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conditions").field("phase", &self.phase()).finish_non_exhaustive()
     }
 }
 

@@ -22,7 +22,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 use varve_csi::server::Endpoint;
-use varve_kubernetes::kubelet;
+use varve_kubernetes::{directory::Known, kubelet};
 use varve_node::agent::Agent;
 use varve_repository::Repository;
 
@@ -90,6 +90,11 @@ impl Monitor {
     pub(super) fn watch_agent(&self, agent: &Agent) {
         self.conditions.watch_pool(agent);
         self.readings.watch_agent(agent);
+    }
+
+    /// Watches over the nodes that a controller knows; `None` while it is still to be told of them.
+    pub(super) fn watch_nodes(&self, known: impl Fn() -> Option<Known> + Send + Sync + 'static) {
+        self.conditions.watch_nodes(Box::new(known));
     }
 
     /// Watches over what the kubelet says; until there is something to watch the process is not ready.

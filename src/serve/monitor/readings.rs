@@ -81,6 +81,10 @@ impl Collector for Readings {
         let conditions = self.conditions.read();
         let held = conditions.iter().map(|(condition, holds)| (condition.as_str(), ConstGauge::new(i64::from(*holds))));
         page.each("ready", "Whether what has to hold for the process to be ready does", "condition", held)?;
+        if let Some(known) = self.conditions.nodes() {
+            page.gauge("nodes", "Nodes with a pool that the controller knows", count(known.nodes))?;
+            page.gauge("nodes_with_agent", "Nodes whose agent has an address", count(known.with_agent))?;
+        }
         if let Some(repository) = self.repository.get() {
             of_repository(&mut page, repository)?;
         }
