@@ -94,7 +94,8 @@ async fn what_a_driver_did_is_told_without_telling_of_whom() {
         assert!(value(&format!("varve_repository_requests_total{{kind=\"{kind}\"}}")) > 0.0, "{kind}\n{page}");
     }
     assert!(value("varve_repository_written_bytes_total") > 3_000_000.0, "{page}");
-    let calls = |code: &str| format!("varve_calls_total{{method=\"csi.v1.Controller/CreateSnapshot\",code=\"{code}\"}}");
+    let calls =
+        |code: &str| format!("varve_calls_total{{method=\"csi.v1.Controller/CreateSnapshot\",code=\"{code}\"}}");
     assert!(value(&calls("Ok")) >= 1.0 && value(&calls("NotFound")) == 1.0, "{page}");
     assert_eq!(value("varve_volumes"), 1.0);
     assert_eq!(value("varve_cuts_present{state=\"waiting\"}"), 0.0);
