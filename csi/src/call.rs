@@ -15,18 +15,16 @@ mod record;
 
 use std::{
     convert::Infallible,
-    fmt::{Debug, Display},
+    fmt::Display,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures::FutureExt;
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 
@@ -42,31 +40,17 @@ pub fn snapshot(id: impl Display) {
     Span::current().record("snapshot", field::display(id));
 }
 
-/// Is told of every call.
-pub trait Observer: Send + Sync + Debug {
-    /// A call has ended. `method` is what the caller asked for, as in `csi.v1.Controller/CreateVolume`; there need not be
-    /// such a method.
-    fn ended(&self, method: &str, code: Code, duration: Duration);
-}
-
 /// Wraps a server's routes.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     stop: CancellationToken,
-    observer: Option<Arc<dyn Observer>>,
 }
 
 impl CallLayer {
     /// Makes the layer; cancelling `stop` ends every call.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
-        Self { stop, observer: None }
-    }
-
-    /// Has somebody told of every call.
-    #[must_use]
-    pub fn observed(self, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { observer, ..self }
+        Self { stop }
     }
 }
 
@@ -74,7 +58,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, layer: self.clone() }
+        Calls { inner, stop: self.stop.clone() }
     }
 }
 
@@ -82,7 +66,7 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone, Debug)]
 pub struct Calls<S> {
     inner: S,
-    layer: CallLayer,
+    stop: CancellationToken,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -99,12 +83,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let method = method_of(&request);
+        let method = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!("call", method, volume = field::Empty, snapshot = field::Empty);
-        let observer = self.layer.observer.clone().map(|observer| (observer, method_of(&request)));
-        let mut record = Record::new(span.clone(), observer);
+        let mut record = Record::new(span.clone());
         let call = span.in_scope(|| self.inner.call(request));
-        let stop = self.layer.stop.clone();
+        let stop = self.stop.clone();
         let work = async move {
             let answer = tokio::select! {
                 biased;
@@ -125,10 +108,6 @@ where
         };
         Box::pin(work.instrument(span))
     }
-}
-
-fn method_of(request: &Request<Body>) -> String {
-    request.uri().path().trim_start_matches('/').to_owned()
 }
 
 /// What a call is told that was running when the process had to end.

@@ -6,7 +6,6 @@
 //! node          a node alone: it owns a pool, and serves the agent API to controllers
 //!
 //! inspection    looking at the repository now and then         collection    deleting garbage from it now and then
-//! monitor       health and metrics, for whoever watches over the process
 //! ```
 //!
 //! Everything is built here and handed on; nothing is global. What a process is made of is built by the same functions
@@ -22,11 +21,16 @@
 mod collection;
 pub(crate) mod controller;
 mod inspection;
-mod monitor;
 pub(crate) mod node;
 pub(crate) mod standalone;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -37,22 +41,21 @@ use varve_csi::{
 use varve_proto::csi::{PluginCapability, identity_server::IdentityServer};
 use varve_repository::Repository;
 
-use self::monitor::{Monitor, Phase};
 use crate::{config::Bandwidth, failure::Usage};
 
 /// A process's CSI socket and the services on it.
-struct Socket<'a> {
+struct Socket {
     endpoint: Endpoint,
     routes: Routes,
-    monitor: &'a Monitor,
+    ready: Arc<AtomicBool>,
 }
 
-impl<'a> Socket<'a> {
+impl Socket {
     /// Starts with the Identity service, which says of the process what holds for it.
-    fn new(endpoint: Endpoint, capabilities: Vec<PluginCapability>, monitor: &'a Monitor) -> Self {
-        let routes = Routes::new(IdentityServer::new(Identity::new(capabilities, readiness(monitor))));
-        monitor.watch_socket(&endpoint);
-        Self { endpoint, routes, monitor }
+    fn new(endpoint: Endpoint, capabilities: Vec<PluginCapability>) -> Self {
+        let ready = Arc::new(AtomicBool::new(false));
+        let routes = Routes::new(IdentityServer::new(Identity::new(capabilities, readiness(&ready))));
+        Self { endpoint, routes, ready }
     }
 
     /// Puts services beside it.
@@ -68,26 +71,22 @@ impl<'a> Socket<'a> {
         grace: Duration,
         announce: impl FnOnce() + Send,
     ) -> Result<(), server::Error> {
-        let monitor = self.monitor;
+        let ready = self.ready;
         let until_told = async {
             // The server waits for this only once it listens.
-            monitor.enter(Phase::Serving);
+            ready.store(true, Ordering::SeqCst);
             announce();
             shutdown.cancelled().await;
-            monitor.enter(Phase::Ending);
+            ready.store(false, Ordering::SeqCst);
         };
-        let served =
-            server::serve_observed(&self.endpoint, self.routes, until_told, grace, Some(monitor.metrics())).await;
-        // Also where serving failed.
-        monitor.enter(Phase::Ending);
-        served
+        server::serve(&self.endpoint, self.routes, until_told, grace).await
     }
 }
 
-fn readiness(monitor: &Monitor) -> Readiness {
-    let conditions = monitor.conditions();
+fn readiness(ready: &Arc<AtomicBool>) -> Readiness {
+    let ready = Arc::clone(ready);
     Arc::new(move || {
-        let ready = conditions.can_serve();
+        let ready = ready.load(Ordering::SeqCst);
         Box::pin(async move { Ok(ready) })
     })
 }

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     cut::{self, Cut},
     extent::ImageTarget,
-    observe::Outcome,
     volume::DATA,
 };
 
@@ -50,16 +49,7 @@ impl Agent {
             })
             .await?;
         let started = Instant::now();
-        let transferred = self.transfer(&root, target, &cancel).await;
-        let outcome = match &transferred {
-            Ok(_) => Some(Outcome::Done),
-            Err(varve_repository::Error::Interrupted) => None,
-            Err(_) => Some(Outcome::Failed),
-        };
-        if let Some(outcome) = outcome {
-            self.observer().hydrated(outcome, started.elapsed());
-        }
-        match transferred {
+        match self.transfer(&root, target, &cancel).await {
             Ok(statistics) => {
                 tracing::info!(
                     snapshot = %source, written = statistics.written_bytes,
@@ -89,7 +79,7 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> varve_repository::Result<Statistics> {
         let _first = self.0.offloads.make_way();
-        let progress = Progress::within(self.stages());
+        let progress = Progress::default();
         let work = self.repository().hydrate(root, Arc::new(target), progress.clone(), cancel.clone());
         tokio::pin!(work);
         let mut reports = interval_at(Tick::now() + REPORT, REPORT);
