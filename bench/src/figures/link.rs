@@ -177,6 +177,8 @@ async fn call(report: &mut Report, link: &Link, server: &S3, scratch: Scratch) -
     report.add(Figure::new("link.call_round_trips", median(depths), "round trips", Bound::AtMost(6.0)));
     report.add(Figure::new("link.call_requests", median(requests), "requests", Bound::Shown));
     report.add(Figure::new("link.call_connections", median(connections), "connections", Bound::Shown));
+    // Open, it would keep the volume in use.
+    drop(file);
     client.unpublish(&published).await.context("unpublishing a volume")?;
     driver.terminate();
     Ok(())
