@@ -23,14 +23,18 @@ use std::{io, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use varve_node::cut::sentinel::stand_watch;
+use varve_node::{cut::sentinel::stand_watch, sys::allocator::share_arenas};
 
 use self::{
     arguments::{Arguments, Command},
     log::Level,
 };
 
+/// How many arenas of the allocator all threads share.
+const ARENAS: u8 = 2;
+
 fn main() -> ExitCode {
+    share_arenas(ARENAS);
     let arguments = Arguments::parse();
     log::start(match (&arguments.command, arguments.verbose) {
         (_, true) => Level::Verbose,

@@ -11,7 +11,8 @@
 //! # Invariants
 //! A connection carries one request at a time, as HTTP/1.1 without pipelining does: bytes from the client that follow bytes
 //! from the server begin another. A request's depth is one more than that of the deepest answer that was given before it
-//! began; without jitter, the deepest is the number of round trips that waited for one another.
+//! began; without jitter, the deepest is the number of round trips that waited for one another. What began before the link was
+//! told to count anew counts for nothing.
 
 use std::{
     net::SocketAddr,
@@ -84,8 +85,24 @@ struct Line {
 #[derive(Default)]
 struct Counts {
     traffic: Traffic,
+    /// How often the link was told to count anew.
+    era: u64,
     /// Of the answers that were given.
     deepest: u64,
+}
+
+/// Where a request that waits for its answer is.
+#[derive(Clone, Copy)]
+struct Depth {
+    era: u64,
+    round_trips: u64,
+}
+
+impl Counts {
+    /// Where a request is that begins now.
+    fn next(&self) -> Depth {
+        Depth { era: self.era, round_trips: self.deepest + 1 }
+    }
 }
 
 /// One direction: the moment at which all that entered it has passed.
@@ -140,9 +157,10 @@ impl Link {
         *self.line.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
     }
 
-    /// Counts from here on. Nothing may be under way.
+    /// Counts from here on.
     pub(crate) fn restart(&self) {
-        *self.line.counts() = Counts::default();
+        let mut counts = self.line.counts();
+        *counts = Counts { era: counts.era + 1, ..Counts::default() };
     }
 
     /// What went over it since it was told to count.
@@ -181,7 +199,7 @@ impl Line {
         let opened_at = {
             let mut counts = self.counts();
             counts.traffic.connections += 1;
-            counts.deepest + 1
+            counts.next()
         };
         sleep(self.lateness()).await;
         // A request that waited for the connection began when that did.
@@ -203,8 +221,8 @@ impl Line {
         &self,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
-        mut first: Option<u64>,
-        waiting: &Mutex<Option<u64>>,
+        mut first: Option<Depth>,
+        waiting: &Mutex<Option<Depth>>,
     ) -> std::io::Result<()> {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
@@ -216,9 +234,10 @@ impl Line {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 if waiting.is_none() {
                     let mut counts = self.counts();
-                    let depth = first.take().unwrap_or(counts.deepest + 1);
+                    let next = counts.next();
+                    let depth = first.take().filter(|first| first.era == next.era).unwrap_or(next);
                     counts.traffic.requests += 1;
-                    counts.traffic.round_trips = counts.traffic.round_trips.max(depth);
+                    counts.traffic.round_trips = counts.traffic.round_trips.max(depth.round_trips);
                     *waiting = Some(depth);
                 }
             }
@@ -231,7 +250,7 @@ impl Line {
         &self,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
-        waiting: &Mutex<Option<u64>>,
+        waiting: &Mutex<Option<Depth>>,
     ) -> std::io::Result<()> {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
@@ -244,7 +263,9 @@ impl Line {
                 sleep(self.lateness()).await;
                 if let Some(depth) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     let mut counts = self.counts();
-                    counts.deepest = counts.deepest.max(depth);
+                    if depth.era == counts.era {
+                        counts.deepest = counts.deepest.max(depth.round_trips);
+                    }
                 }
             }
             self.down.pass(length, self.shape().rate).await;

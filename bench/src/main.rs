@@ -99,6 +99,10 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(Command::Plot { from, to }) = &arguments.command {
         return plot::draw(from, to).map(|()| ExitCode::SUCCESS);
     }
+    if arguments.measure.is_some() {
+        // As the driver has it.
+        varve_node::sys::allocator::share_arenas(2);
+    }
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     let ended = runtime.block_on(async {
         if let Some(measurement) = arguments.measure {

@@ -15,6 +15,7 @@ use std::{
     fs::{self, File},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -25,7 +26,7 @@ use crate::{
     Arguments,
     disk::{self, blocking},
     image::{Mixed, WINDOW_BYTES},
-    limit::{Packed, Plain},
+    limit::{Packed, Plain, median},
     report::{Bound, Figure, Report},
     rivals::{self, run::Taken},
     subject::{Place, Subject},
@@ -70,11 +71,16 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
     let ground = Ground::prepare(&scratch, &size).await?;
 
     let mut contest = Contest::default();
+    let mut moved = Vec::new();
     for round in 0..size.rounds {
         for turn in contest::order(round) {
             report.say(&format!("backup: round {} of {}: {turn}", round + 1, size.rounds));
             let (backup, restore) = match turn {
-                contest::LIMIT => ground.limit().await?,
+                contest::LIMIT => {
+                    let (backup, restore, disk) = ground.limit().await?;
+                    moved.push(disk.as_secs_f64());
+                    (backup, restore)
+                }
                 contest::VARVE => ground.varve(round, report).await?,
                 rival => ground.rival(rival, round, report).await?,
             };
@@ -85,6 +91,10 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> anyho
     let bytes = ground.bytes;
     ground.source.end().await?;
     add(report, &contest, bytes);
+    let disk = median(moved.clone());
+    report.measured("restore.disk", "s", moved);
+    let of_disk = disk / contest.wall("restore", contest::VARVE);
+    report.add(Figure::new("restore.of_disk", of_disk, "x", Bound::Shown));
     Ok(())
 }
 
@@ -109,8 +119,8 @@ impl<'a> Ground<'a> {
     }
 
     /// The work that cannot be saved, on all cores: on the way there from memory and into nothing, on the way back from
-    /// a file into an image on a pool.
-    async fn limit(&self) -> anyhow::Result<(Taken, Taken)> {
+    /// a file into an image on a pool; and what the disk alone takes for the latter.
+    async fn limit(&self) -> anyhow::Result<(Taken, Taken, Duration)> {
         let alone = |wall| Taken { wall, ..Taken::default() };
         disk::cool().await?;
         let (plain, bytes) = (Arc::clone(&self.plain), self.bytes);
@@ -118,17 +128,20 @@ impl<'a> Ground<'a> {
 
         let target = self.place.start("limit").await?;
         let image = target.pool().join("limit.image");
-        File::create_new(&image).and_then(|file| file.set_len(bytes)).context("making an image")?;
-        disk::cool().await?;
-        let packed = Arc::clone(&self.packed);
-        let restored = blocking(move || {
-            let took = packed.restore(&image)?;
-            fs::remove_file(&image).context("removing what the limit restored")?;
-            Ok(took)
-        })
-        .await?;
+        let fill = async |fill: fn(&Packed, &Path) -> anyhow::Result<Duration>| {
+            disk::cool().await?;
+            let (packed, image, bytes) = (Arc::clone(&self.packed), image.clone(), self.bytes);
+            blocking(move || {
+                File::create_new(&image).and_then(|file| file.set_len(bytes)).context("making an image")?;
+                let took = fill(&packed, &image)?;
+                fs::remove_file(&image).context("removing what the limit restored")?;
+                Ok(took)
+            })
+            .await
+        };
+        let (restored, moved) = (fill(Packed::restore).await?, fill(Packed::only_move).await?);
         target.end().await?;
-        Ok((alone(sealed), alone(restored)))
+        Ok((alone(sealed), alone(restored), moved))
     }
 
     async fn varve(&self, round: usize, report: &mut Report) -> anyhow::Result<(Taken, Taken)> {

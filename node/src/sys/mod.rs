@@ -4,6 +4,7 @@
 //! kernel reads or fills are `repr(C)`, name their header and have their size and offsets asserted at compile time. What
 //! `rustix` or `std` offer safely (`FICLONE`, file flags, `statfs`, locks) is used from there and does not pass through here.
 
+pub mod allocator;
 pub mod block;
 pub mod btrfs;
 pub mod clone;

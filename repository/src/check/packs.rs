@@ -325,7 +325,7 @@ async fn check_chunks(repository: &Repository, worker: &Worker, table: Table, ch
                 checked.read_bytes += bytes.len() as u64;
                 checked.chunks += count as u64;
                 let (repository, table, opener) = (repository.clone(), Arc::clone(&table), Arc::clone(&opener));
-                let verified = worker.start(move || {
+                let verified = worker.compute(move || {
                     let header = (start == 0).then(|| header::expect(&bytes, header::Kind::Pack, &reference.key()));
                     let header = header.and_then(Result::err).map(|error| (None, error));
                     let key = repository.data_key();

@@ -110,7 +110,7 @@ async fn read(
                 checked.read_bytes += chunks.read_bytes();
                 checked.chunks += group.len() as u64;
                 let repository = repository.clone();
-                let opened = worker.start(move || {
+                let opened = worker.compute(move || {
                     let opened = chunks.open(repository.data_key());
                     opened.filter_map(|(ordinal, plain)| Some((ordinal, plain.err()?))).collect::<Vec<_>>()
                 });

@@ -55,7 +55,7 @@ pub(super) async fn read(repository: &Repository, worker: &Worker, unit: &Unit, 
     };
     let unsealing = {
         let repository = repository.clone();
-        worker.start(move || chunks.unseal(repository.data_key()).collect::<Result<Vec<_>>>())
+        worker.compute(move || chunks.unseal(repository.data_key()).collect::<Result<Vec<_>>>())
     };
     Ok(Copied { reference, table, known, chunks: unsealing.await?? })
 }

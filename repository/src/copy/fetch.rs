@@ -141,7 +141,7 @@ impl Fetcher {
         let chunks = pack::read_chunks(&self.repository, &read.pack, &wanted, None).await?;
         self.fetched.fetch_add(chunks.read_bytes(), Ordering::Relaxed);
         let worker = self.worker.clone();
-        worker.start(move || self.open(&read, &chunks)).await?
+        worker.compute(move || self.open(&read, &chunks)).await?
     }
 
     /// Verifies every chunk of a read and takes out what is wanted of it.

@@ -25,6 +25,7 @@ use super::{
     journal::Journal,
     level::Level,
     pins::{self, Pinned},
+    remembered::Remembered,
     runs::Stored,
     scan::{READS_AHEAD, Scan},
     transfer::{LastPut, SCAN_AHEAD, Transfer, offload_bytes},
@@ -80,9 +81,10 @@ impl Leftover {
 impl Attempt {
     /// Prepares one. Blocking work is done through the worker, so that its end can be awaited, and heeds `stop`.
     pub(super) fn new(repository: &Repository, request: Request, worker: Worker, stop: CancellationToken) -> Self {
+        let changes = Arc::new(Remembered::new(Arc::clone(&request.changes)));
         Self {
             repository: repository.clone(),
-            request,
+            request: Request { changes, ..request },
             worker,
             stop,
             started: Instant::now(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! [gather]     blocks into chunks               a pure function of what changed
+//! [remembered] the changes                      found once where they are few
 //! [scan]       reads the cut in order           a thread
 //! [ahead]      several reads at once            some more
 //! [transfer]   chunks into packs, packs put     hashing and compression on all cores
@@ -33,6 +34,7 @@ mod journal;
 mod level;
 mod packs;
 mod pins;
+mod remembered;
 mod resume;
 mod runs;
 mod sample;

@@ -391,7 +391,7 @@ impl Transfer {
         }
         let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
         let (compressor, stages) = (Arc::clone(&self.compressor), self.stages.clone());
-        Ok(self.worker.start(move || {
+        Ok(self.worker.compute(move || {
             let prepare = |gathered| match gathered {
                 Gathered::Zero(range) => Prepared::Zero(range),
                 Gathered::Mark(mark) => Prepared::Mark(mark),
@@ -521,7 +521,7 @@ impl Transfer {
             if let Some((reference, closed)) = object {
                 let length = u64::from(reference.object_bytes);
                 let sealing = stages.clone();
-                let parts = worker.start(move || sealing.timed(Stage::Seal, length, || closed.seal())).await?;
+                let parts = worker.compute(move || sealing.timed(Stage::Seal, length, || closed.seal())).await?;
                 stages.waited_async(Stage::Put, bandwidth.acquire(length)).await;
                 let payload: PutPayload = parts.into_iter().collect();
                 let key = reference.key();

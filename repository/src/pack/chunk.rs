@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use zstd::zstd_safe::CParameter;
+
 use crate::{
     block::{BLOCK_SIZE, CHUNK_BLOCKS},
     crypto::TAG_LEN,
@@ -11,6 +13,13 @@ use crate::{
 /// A chunk is stored as it is unless compression saves at least one part in this many: opening it again takes time at
 /// every restore.
 const LEAST_SAVING: usize = 32;
+
+/// The lowest level that compresses.
+const LOWEST_LEVEL: i32 = 1;
+
+/// The binary logarithm of the entries in the table of matches at the lowest level, one less than zstd takes for a chunk: the
+/// table, of 16 KiB, then leaves room for the chunk in the innermost cache of a core.
+const HASH_LOG: u32 = 12;
 
 /// Bytes of the largest chunk.
 const CHUNK_LEN: usize = 128 << 10;
@@ -130,7 +139,11 @@ struct Context {
 impl Context {
     fn new(level: i32) -> Option<Self> {
         let buffer = vec![0; zstd::zstd_safe::compress_bound(CHUNK_LEN)];
-        Some(Self { zstd: zstd::bulk::Compressor::new(level).ok()?, buffer })
+        let mut zstd = zstd::bulk::Compressor::new(level).ok()?;
+        if level == LOWEST_LEVEL {
+            zstd.set_parameter(CParameter::HashLog(HASH_LOG)).ok()?;
+        }
+        Some(Self { zstd, buffer })
     }
 
     /// Compresses a chunk into the buffer; returns how long it is there, if that is worth it.
