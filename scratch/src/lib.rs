@@ -87,7 +87,12 @@ impl Scratch {
             }
         }
         for device in loops.iter().rev() {
-            quiet("losetup", &["--detach".into(), format!("/dev/{}", device.name).into()]);
+            let path = Path::new("/dev").join(&device.name);
+            // Unmounting may have detached it, and somebody else may have it by now. Held open, it stays what it is.
+            let Ok(_held) = fs::File::open(&path) else { continue };
+            if backing(&device.name).is_ok_and(|backing| backing == device.backing) {
+                quiet("losetup", &["--detach".into(), path.into()]);
+            }
         }
         first
     }
@@ -207,19 +212,20 @@ fn loops() -> io::Result<Vec<Loop>> {
     let mut loops = Vec::new();
     for entry in fs::read_dir("/sys/block")? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let folder = Path::new("/sys/block").join(&name);
         // A device that is not attached, or that is detached at this moment, has no backing file.
-        let Ok(backing) = fs::read(folder.join("loop/backing_file")) else { continue };
-        let Ok(device) = fs::read_to_string(folder.join("dev")) else { continue };
-        let backing = backing.strip_suffix(b"\n").unwrap_or(&backing);
-        let backing = backing.strip_suffix(b" (deleted)").unwrap_or(backing);
-        loops.push(Loop {
-            name,
-            device: device.trim().to_owned(),
-            backing: std::ffi::OsStr::from_bytes(backing).into(),
-        });
+        let Ok(backing) = backing(&name) else { continue };
+        let Ok(device) = fs::read_to_string(Path::new("/sys/block").join(&name).join("dev")) else { continue };
+        loops.push(Loop { device: device.trim().to_owned(), name, backing });
     }
     Ok(loops)
+}
+
+/// The path of the file that a loop device is attached to.
+fn backing(name: &str) -> io::Result<PathBuf> {
+    let backing = fs::read(Path::new("/sys/block").join(name).join("loop/backing_file"))?;
+    let backing = backing.strip_suffix(b"\n").unwrap_or(&backing);
+    let backing = backing.strip_suffix(b" (deleted)").unwrap_or(backing);
+    Ok(std::ffi::OsStr::from_bytes(backing).into())
 }
 
 #[cfg(test)]
