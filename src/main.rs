@@ -30,11 +30,8 @@ use self::{
     log::Level,
 };
 
-/// How many arenas of the allocator all threads share.
-const ARENAS: u8 = 2;
-
 fn main() -> ExitCode {
-    share_arenas(ARENAS);
+    share_arenas();
     let arguments = Arguments::parse();
     log::start(match (&arguments.command, arguments.verbose) {
         (_, true) => Level::Verbose,

@@ -101,7 +101,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if arguments.measure.is_some() {
         // As the driver has it.
-        varve_node::sys::allocator::share_arenas(2);
+        varve_node::sys::allocator::share_arenas();
     }
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     let ended = runtime.block_on(async {

@@ -54,6 +54,9 @@ impl Worker {
     /// Starts work that does nothing but compute, as soon as there is a core for it, in the order in which it is asked for. One
     /// thread for each core does all of it: more would take turns on the cores, in each other's caches, and each
     /// would keep memory of its own. The future is for its result alone, and dropping it does not end the work.
+    ///
+    /// # Errors
+    /// The future's: `Interrupted` where the work was given up before it began.
     pub(crate) fn compute<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
