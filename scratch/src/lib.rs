@@ -90,7 +90,9 @@ impl Scratch {
             let path = Path::new("/dev").join(&device.name);
             // Unmounting may have detached it, and somebody else may have it by now. Held open, it stays what it is.
             let Ok(_held) = fs::File::open(&path) else { continue };
-            if backing(&device.name).is_ok_and(|backing| backing == device.backing) {
+            let Ok(backing) = backing(&device.name) else { continue };
+            // Of a file whose mount is gone the kernel shows the path from that mount's root.
+            if device.backing.ends_with(backing.strip_prefix("/").unwrap_or(&backing)) {
                 quiet("losetup", &["--detach".into(), path.into()]);
             }
         }
