@@ -16,10 +16,10 @@ ARGS ?=
 SEEDS ?= 100000
 FIRST ?= 0
 
-.PHONY: help demo test soak bench rivals lint audit tools clean
+.PHONY: help demo test cluster-test soak bench rivals lint audit tools clean
 
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## show the whole thing on this machine, in a minute or two (ARGS="--data FOLDER --output json")
 	@scripts/packages xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs e2fsprogs:mkfs.ext4 util-linux:losetup
@@ -28,6 +28,10 @@ demo: ## show the whole thing on this machine, in a minute or two (ARGS="--data 
 
 test: tools ## run everything that must hold: format, lints, unit, property, privileged and conformance tests
 	@scripts/test
+
+cluster-test: ## run the tests that need a Kubernetes cluster, in one that is built and started here (ARGS="clone grow")
+	@scripts/go-tool github.com/versity/versitygw/cmd/versitygw $(VERSITYGW)
+	@scripts/cluster-test $(ARGS)
 
 soak: ## run many simulated schedules of writers, deleters and collectors (SEEDS=1000000 FIRST=5000)
 	@VARVE_SEED=$(FIRST) VARVE_SEEDS=$(SEEDS) cargo test --locked --package varve-repository --test simulation \

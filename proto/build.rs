@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::Compiler;
 
-const FILES: [&str; 2] = ["csi.proto", "agent.proto"];
+const FILES: [&str; 3] = ["csi.proto", "agent.proto", "registration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

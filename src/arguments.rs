@@ -54,6 +54,8 @@ pub(crate) struct Standalone {
     pub(crate) serve: Serve,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) kubelet: Kubelet,
 }
 
 /// `varve controller`.
@@ -61,6 +63,11 @@ pub(crate) struct Standalone {
 pub(crate) struct Controller {
     #[command(flatten)]
     pub(crate) serve: Serve,
+
+    /// Find nodes by the Kubernetes API: the headless Service of their agents, in the controller's own namespace if no
+    /// other is named.
+    #[arg(long, value_name = "[NAMESPACE/]SERVICE")]
+    pub(crate) discover_nodes: Option<String>,
 }
 
 /// `varve node`.
@@ -70,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) serve: Serve,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) kubelet: Kubelet,
 
     /// Address to take connections of controllers on, as in 0.0.0.0:7420.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -82,6 +91,10 @@ pub(crate) struct Serve {
     /// Socket to serve CSI on, as in unix:///run/varve/csi.sock.
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
+
+    /// Address to answer questions about health and metrics on over plain HTTP, as in 127.0.0.1:7421; none if not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http_listen: Option<SocketAddr>,
 
     /// Where snapshots go, and with which key.
     #[command(flatten)]
@@ -110,6 +123,18 @@ pub(crate) struct Place {
     /// File system of the pool image when it is made.
     #[arg(long, value_name = "KIND")]
     pub(crate) pool_filesystem: Option<PoolFilesystem>,
+}
+
+/// How the kubelet gets to know the node's plugin.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Kubelet {
+    /// The kubelet's folder of registrations, as in /var/lib/kubelet/plugins_registry: the node makes itself known there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kubelet_registration: Option<PathBuf>,
+
+    /// Path of the socket of --endpoint as the kubelet sees it, where that is another one.
+    #[arg(long, value_name = "PATH", requires = "kubelet_registration")]
+    pub(crate) kubelet_endpoint: Option<PathBuf>,
 }
 
 /// The file systems that a pool image can be formatted with.

@@ -25,7 +25,11 @@
 //! collect_hours = 24             # how often garbage is deleted from the repository; 0 for never
 //! memory = "96MiB"               # for all offloads and restores together; the process takes some 30 MiB more
 //! agent_listen = "0.0.0.0:7420"  # where a node takes connections of controllers
+//! http_listen = "127.0.0.1:7421" # where health and metrics are told over plain HTTP; nowhere without it
+//! kubelet_registration = "/var/lib/kubelet/plugins_registry"            # where a node makes itself known to the kubelet
+//! kubelet_endpoint = "/var/lib/kubelet/plugins/csi.varve.io/csi.sock"   # the socket of `endpoint` as the kubelet sees it
 //!
+//! discover_nodes = "varve-system/varve-agents" # a controller's nodes: the agents' Service in Kubernetes; or:
 //! [nodes]                        # the nodes of a controller, and where their agents listen
 //! node-1 = "10.0.0.1:7420"
 //!
@@ -53,7 +57,7 @@ use std::{
 use serde::Deserialize;
 use varve_repository::memory::Memory;
 
-pub(crate) use self::settings::{Bandwidth, Control, Discovery, NodeSettings, Settings};
+pub(crate) use self::settings::{Bandwidth, Control, Discovery, Kubelet, NodeSettings, Settings};
 use crate::{
     arguments::{PoolFilesystem, RepositoryAccess},
     failure::Usage,
@@ -88,6 +92,10 @@ pub(crate) struct File {
     collect_hours: Option<u64>,
     memory: Option<Size>,
     agent_listen: Option<SocketAddr>,
+    http_listen: Option<SocketAddr>,
+    kubelet_registration: Option<PathBuf>,
+    kubelet_endpoint: Option<PathBuf>,
+    discover_nodes: Option<String>,
     nodes: Option<BTreeMap<String, String>>,
     #[serde(default)]
     store: StoreOptions,

@@ -15,16 +15,18 @@ mod record;
 
 use std::{
     convert::Infallible,
-    fmt::Display,
+    fmt::{Debug, Display},
     panic::AssertUnwindSafe,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::FutureExt;
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 
@@ -40,17 +42,31 @@ pub fn snapshot(id: impl Display) {
     Span::current().record("snapshot", field::display(id));
 }
 
+/// Is told of every call.
+pub trait Observer: Send + Sync + Debug {
+    /// A call has ended. `method` is what the caller asked for, as in `csi.v1.Controller/CreateVolume`; there need not be
+    /// such a method.
+    fn ended(&self, method: &str, code: Code, duration: Duration);
+}
+
 /// Wraps a server's routes.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     stop: CancellationToken,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl CallLayer {
     /// Makes the layer; cancelling `stop` ends every call.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
-        Self { stop }
+        Self { stop, observer: None }
+    }
+
+    /// Has somebody told of every call.
+    #[must_use]
+    pub fn observed(self, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer, ..self }
     }
 }
 
@@ -58,7 +74,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, stop: self.stop.clone() }
+        Calls { inner, layer: self.clone() }
     }
 }
 
@@ -66,7 +82,7 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone, Debug)]
 pub struct Calls<S> {
     inner: S,
-    stop: CancellationToken,
+    layer: CallLayer,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -83,11 +99,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let method = request.uri().path().trim_start_matches('/').to_owned();
+        let method = method_of(&request);
         let span = tracing::info_span!("call", method, volume = field::Empty, snapshot = field::Empty);
-        let mut record = Record::new(span.clone());
+        let observer = self.layer.observer.clone().map(|observer| (observer, method_of(&request)));
+        let mut record = Record::new(span.clone(), observer);
         let call = span.in_scope(|| self.inner.call(request));
-        let stop = self.stop.clone();
+        let stop = self.layer.stop.clone();
         let work = async move {
             let answer = tokio::select! {
                 biased;
@@ -108,6 +125,10 @@ where
         };
         Box::pin(work.instrument(span))
     }
+}
+
+fn method_of(request: &Request<Body>) -> String {
+    request.uri().path().trim_start_matches('/').to_owned()
 }
 
 /// What a call is told that was running when the process had to end.

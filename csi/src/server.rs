@@ -11,6 +11,7 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 use self::socket::Socket;
-use crate::call::CallLayer;
+use crate::call::{CallLayer, Observer};
 
 /// Longest path of a socket, in bytes: what `sockaddr_un` holds besides the closing NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
@@ -106,6 +107,20 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
     grace: Duration,
 ) -> Result<(), Error> {
+    serve_observed(endpoint, routes, shutdown, grace, None).await
+}
+
+/// Serves as [`serve`] does, and has an observer told of every call.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn serve_observed(
+    endpoint: &Endpoint,
+    routes: Routes,
+    shutdown: impl Future<Output = ()> + Send,
+    grace: Duration,
+    observer: Option<Arc<dyn Observer>>,
+) -> Result<(), Error> {
     let path = endpoint.path();
     let (socket, listener) = off_runtime(path, {
         let path = path.to_owned();
@@ -116,7 +131,8 @@ pub async fn serve(
     tracing::info!(%endpoint, "serving");
 
     let (last_call, stop) = (CancellationToken::new(), CancellationToken::new());
-    let server = Server::builder().layer(CallLayer::new(stop.clone())).serve_with_incoming_shutdown(
+    let layer = CallLayer::new(stop.clone()).observed(observer);
+    let server = Server::builder().layer(layer).serve_with_incoming_shutdown(
         routes,
         connections(listener),
         last_call.cancelled(),

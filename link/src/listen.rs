@@ -32,7 +32,7 @@ use tonic::{
         server::{Connected, TcpConnectInfo},
     },
 };
-use varve_csi::call::CallLayer;
+use varve_csi::call::{CallLayer, Observer};
 
 use crate::{Role, Trust, identity::Identity, refusal, verify};
 
@@ -75,6 +75,7 @@ pub enum Error {
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Listener {
@@ -86,7 +87,13 @@ impl Listener {
         let failed = |source| Error::Io { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, observer: None })
+    }
+
+    /// Has somebody told of every call.
+    #[must_use]
+    pub fn observed(self, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer, ..self }
     }
 
     /// Where it listens.
@@ -113,7 +120,7 @@ impl Listener {
         let served = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .layer(CallLayer::new(stop))
+            .layer(CallLayer::new(stop).observed(self.observer))
             .serve_with_incoming_shutdown(routes, connections(self.listener, acceptor), shutdown.cancelled_owned());
         Ok(served.await?)
     }

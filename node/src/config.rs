@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
     cut::{making::Hold, sentinel::Sentinel},
+    observe::Observer,
     pool::Location,
     watermark::Marks,
 };
@@ -29,6 +30,8 @@ pub struct Config {
     pub sentinel: Option<Arc<Sentinel>>,
     /// Most volumes that may be published to the node at once; `None` where only the pool's room limits them.
     pub max_volumes: Option<NonZeroU32>,
+    /// Who is told of what the node does; nobody where there is none.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// What a node's offloads keep to, all together.

@@ -10,6 +10,7 @@
 //! filesystem/   mkfs, fsck, mount, grow: what is on a volume
 //! extent/       extent maps and their difference
 //! sys/          every system call that needs `unsafe`
+//! observe       the seam to whoever counts what is done
 //! watermark     how little of the pool may be free before something goes
 //! durable       small JSON records on disk
 //! ```
@@ -24,6 +25,7 @@ pub mod device;
 pub mod durable;
 pub mod extent;
 pub mod filesystem;
+pub mod observe;
 pub mod pool;
 pub mod service;
 #[allow(unsafe_code, reason = "the one module that may: every block documents why it is sound")]

@@ -8,6 +8,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{FileExt, MetadataExt, symlink},
     path::{Path, PathBuf},
+    process::Command,
     thread,
 };
 
@@ -42,6 +43,34 @@ fn many_images_attached_at_once_get_a_device_each() {
     assert_eq!(all_below(folder.path()).unwrap().len(), 16);
     drop(attached);
     assert_eq!(all_below(folder.path()).unwrap(), []);
+}
+
+/// A container that is started anew has another mount namespace, and the kernel shows paths of the first one no more.
+#[test]
+fn an_image_is_found_after_the_mount_namespace_that_attached_it() {
+    let folder = folder();
+    let volume = folder.path().join("volumes/a/data");
+    fs::create_dir_all(&volume).unwrap();
+    let image = sparse(&volume, "image", MIB);
+    let script = "mount --bind \"$1\" \"$1\" && losetup --find \"$1/volumes/a/data/image\"";
+    let attached = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"])
+        .arg(folder.path())
+        .status()
+        .expect("unshare is there: `apt-get install -y util-linux` installs it");
+    assert!(attached.success(), "{attached}");
+
+    let device = LoopDevice::find(&image).unwrap().expect("it is attached");
+    let path = image.canonicalize().unwrap();
+    let (there, above) = (all_below(&volume), all_below(folder.path()));
+    let elsewhere = all_below(Path::new("/dev"));
+    fs::remove_file(&image).unwrap();
+    let removed = all_below(folder.path());
+    device.detach().unwrap();
+    assert_eq!(there.unwrap(), [(device, path.clone())]);
+    assert_eq!(above.unwrap(), [(device, path.clone())]);
+    assert!(!elsewhere.unwrap().iter().any(|(other, _)| *other == device));
+    assert_eq!(removed.unwrap(), [(device, path)]);
 }
 
 #[test]

@@ -37,6 +37,41 @@ pub enum ErrorKind {
     Local,
 }
 
+impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Unavailable,
+        Self::Denied,
+        Self::Full,
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Cancelled,
+        Self::Unsupported,
+        Self::WrongKey,
+        Self::Corrupt,
+        Self::Local,
+    ];
+
+    /// Its name, in one word for machines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Cancelled => "cancelled",
+            Self::Unsupported => "unsupported",
+            Self::WrongKey => "wrong_key",
+            Self::Corrupt => "corrupt",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// A failure of the repository, with what it was about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -31,6 +31,12 @@ pub struct Reading {
 }
 
 impl Progress {
+    /// Starts at zero; what is counted of stages counts in `total` as well.
+    #[must_use]
+    pub fn within(total: &Stages) -> Self {
+        Self(Arc::new(Counters { stages: total.within(), ..Counters::default() }))
+    }
+
     /// Sets how many logical bytes there are to work through.
     pub fn set_total(&self, bytes: u64) {
         self.0.total.store(bytes, Ordering::Relaxed);

@@ -83,7 +83,14 @@ impl fmt::Display for Stage {
 
 /// Counters that the work advances and that anyone may read. Cloning shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Stages(Arc<[Counters; Stage::ALL.len()]>);
+pub struct Stages(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    counters: [Counters; Stage::ALL.len()],
+    /// Where all is counted once more.
+    total: Option<Stages>,
+}
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -113,6 +120,12 @@ impl Spent {
 }
 
 impl Stages {
+    /// Makes counters that start at zero, all of which counts here as well.
+    #[must_use]
+    pub fn within(&self) -> Self {
+        Self(Arc::new(Inner { total: Some(self.clone()), ..Inner::default() }))
+    }
+
     /// Reads what a stage has done.
     #[must_use]
     pub fn read(&self, stage: Stage) -> Spent {
@@ -186,14 +199,20 @@ impl Stages {
         let counters = self.of(stage);
         counters.busy_nanos.fetch_add(nanos(busy), Ordering::Relaxed);
         counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(total) = &self.0.total {
+            total.add(stage, busy, bytes);
+        }
     }
 
     fn add_waited(&self, stage: Stage, waited: Duration) {
         self.of(stage).waited_nanos.fetch_add(nanos(waited), Ordering::Relaxed);
+        if let Some(total) = &self.0.total {
+            total.add_waited(stage, waited);
+        }
     }
 
     fn of(&self, stage: Stage) -> &Counters {
-        &self.0[stage as usize]
+        &self.0.counters[stage as usize]
     }
 }
 
@@ -230,6 +249,18 @@ mod tests {
         assert_eq!(stages.to_string(), "read 1.500 s (2 MiB/s), put 0.000 s, waited 2.000 s (4 MiB/s)");
         assert_eq!(stages.read(Stage::Hash), Spent::default());
         assert_eq!(Stages::default().bottleneck(), None);
+    }
+
+    #[test]
+    fn what_is_counted_within_others_counts_there_too() {
+        let total = Stages::default();
+        let (one, other) = (total.within(), total.within());
+        one.add(Stage::Put, Duration::from_secs(1), 100);
+        other.add(Stage::Put, Duration::from_secs(2), 10);
+        other.add_waited(Stage::Put, Duration::from_secs(4));
+        assert_eq!(one.read(Stage::Put).bytes, 100);
+        let both = Spent { busy: Duration::from_secs(3), waited: Duration::from_secs(4), bytes: 110 };
+        assert_eq!(total.read(Stage::Put), both);
     }
 
     #[test]

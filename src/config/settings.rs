@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use varve_csi::server::Endpoint;
+use varve_kubernetes::{directory::Service, kubelet};
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
@@ -17,7 +19,7 @@ use varve_node::{
 
 use super::{Access, File};
 use crate::{
-    arguments::{Controller, Node, Place, PoolFilesystem, Serve, Standalone},
+    arguments::{self, Controller, Node, Place, PoolFilesystem, Serve, Standalone},
     failure::Usage,
     quantity::Size,
 };
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) node: varve_node::config::Config,
     /// The controller.
     pub(crate) control: Control,
+    /// How the kubelet gets to know it; `None` where it is not to.
+    pub(crate) kubelet: Option<Kubelet>,
 }
 
 /// All that `varve controller` needs.
@@ -53,6 +57,17 @@ pub(crate) struct NodeSettings {
     pub(crate) node: varve_node::config::Config,
     /// Where it takes connections of controllers.
     pub(crate) agent_listen: SocketAddr,
+    /// How the kubelet gets to know it; `None` where it is not to.
+    pub(crate) kubelet: Option<Kubelet>,
+}
+
+/// How the kubelet gets to know the node's plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kubelet {
+    /// The socket in its folder of registrations.
+    pub(crate) socket: Endpoint,
+    /// The path of the CSI socket as the kubelet sees it.
+    pub(crate) plugin: PathBuf,
 }
 
 /// What everything that serves needs.
@@ -66,6 +81,8 @@ pub(crate) struct ServeSettings {
     pub(crate) bandwidth: Bandwidth,
     /// How long calls in flight are given at the end.
     pub(crate) grace: Duration,
+    /// Where health and metrics are told over HTTP; `None` for nowhere.
+    pub(crate) http_listen: Option<SocketAddr>,
 }
 
 /// Most bytes a second that go between the process and the store; none where there is no limit.
@@ -91,6 +108,8 @@ pub(crate) struct Control {
 pub(crate) enum Discovery {
     /// They are written down, each with where its agent listens, as `host:port`.
     Table(BTreeMap<String, String>),
+    /// The Kubernetes API tells, by the headless Service of the agents.
+    Kubernetes(Service),
 }
 
 /// Most bytes that a Kubernetes node's name has, and a CSI node id at the least allows.
@@ -116,7 +135,8 @@ impl File {
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn settings(&self, arguments: &Standalone) -> Result<Settings, Usage> {
         let serve = self.serve(&arguments.serve)?;
-        Ok(Settings { serve, node: self.node_config(&arguments.place)?, control: self.control()? })
+        let kubelet = self.kubelet(&arguments.kubelet, &serve)?;
+        Ok(Settings { serve, node: self.node_config(&arguments.place)?, control: self.control()?, kubelet })
     }
 
     /// Puts everything together with the arguments of `varve controller`.
@@ -125,7 +145,7 @@ impl File {
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn controller(&self, arguments: &Controller) -> Result<ControllerSettings, Usage> {
         let serve = self.serve(&arguments.serve)?;
-        Ok(ControllerSettings { serve, control: self.control()?, discovery: self.discovery()? })
+        Ok(ControllerSettings { serve, control: self.control()?, discovery: self.discovery(arguments)? })
     }
 
     /// Puts everything together with the arguments of `varve node`.
@@ -133,8 +153,10 @@ impl File {
     /// # Errors
     /// `Usage`, naming what is missing, contradictory or out of range.
     pub(crate) fn node(&self, arguments: &Node) -> Result<NodeSettings, Usage> {
+        let serve = self.serve(&arguments.serve)?;
         Ok(NodeSettings {
-            serve: self.serve(&arguments.serve)?,
+            kubelet: self.kubelet(&arguments.kubelet, &serve)?,
+            serve,
             node: self.node_config(&arguments.place)?,
             agent_listen: arguments.agent_listen.or(self.agent_listen).unwrap_or(AGENT_LISTEN),
         })
@@ -152,7 +174,31 @@ impl File {
                 download: rate("download_bandwidth", self.download_bandwidth)?,
             },
             grace: Duration::from_secs(within("grace_seconds", self.grace_seconds.unwrap_or(10), 0, 600)?),
+            http_listen: arguments.http_listen.or(self.http_listen),
         })
+    }
+
+    fn kubelet(&self, arguments: &arguments::Kubelet, serve: &ServeSettings) -> Result<Option<Kubelet>, Usage> {
+        let plugin = arguments.kubelet_endpoint.clone().or_else(|| self.kubelet_endpoint.clone());
+        if let Some(plugin) = plugin.as_deref().filter(|plugin| !plugin.is_absolute()) {
+            let example = "/var/lib/kubelet/plugins/csi.varve.io/csi.sock";
+            return Err(Usage(format!("--kubelet-endpoint is {plugin:?}: expected an absolute path, as in {example}")));
+        }
+        let Some(folder) = arguments.kubelet_registration.clone().or_else(|| self.kubelet_registration.clone()) else {
+            return match plugin {
+                Some(_) => Err(Usage("kubelet_endpoint comes with kubelet_registration, and that is missing".into())),
+                None => Ok(None),
+            };
+        };
+        let socket = kubelet::socket(&folder).map_err(|_| {
+            Usage(format!(
+                "--kubelet-registration is {folder:?}: expected the absolute path of a folder, of at most 79 bytes, as in \
+                 /var/lib/kubelet/plugins_registry"
+            ))
+        })?;
+        let own = || Endpoint::parse(&serve.endpoint).map(|endpoint| endpoint.path().to_owned());
+        let plugin = plugin.map_or_else(own, Ok).map_err(|error| Usage(error.to_string()))?;
+        Ok(Some(Kubelet { socket, plugin }))
     }
 
     fn control(&self) -> Result<Control, Usage> {
@@ -170,14 +216,25 @@ impl File {
         })
     }
 
-    fn discovery(&self) -> Result<Discovery, Usage> {
-        let nodes = self.nodes.clone().ok_or_else(|| {
-            Usage(
-                "no nodes are named: expected [nodes] in the configuration, with a line for each, as in \
-                 node-1 = \"10.0.0.1:7420\""
-                    .into(),
-            )
-        })?;
+    /// The Service of the arguments where they name one, else what the configuration says, which is one of the two.
+    fn discovery(&self, arguments: &Controller) -> Result<Discovery, Usage> {
+        if let Some(text) = &arguments.discover_nodes {
+            return service("--discover-nodes", text).map(Discovery::Kubernetes);
+        }
+        let nodes = match (&self.discover_nodes, &self.nodes) {
+            (Some(text), None) => return service("discover_nodes", text).map(Discovery::Kubernetes),
+            (None, Some(nodes)) => nodes.clone(),
+            (Some(_), Some(_)) => {
+                return Err(Usage("both discover_nodes and [nodes] are there: expected one of them".into()));
+            }
+            (None, None) => {
+                return Err(Usage(
+                    "no nodes are named: expected --discover-nodes SERVICE in Kubernetes, or [nodes] in the \
+                     configuration, with a line for each, as in node-1 = \"10.0.0.1:7420\""
+                        .into(),
+                ));
+            }
+        };
         for (name, address) in &nodes {
             check_node_id("a node under [nodes]", name)?;
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -206,6 +263,7 @@ impl File {
             )?),
             sentinel: None,
             max_volumes: self.max_volumes()?,
+            observer: None,
         })
     }
 
@@ -313,6 +371,25 @@ impl File {
         } else {
             Err(Usage(format!("overcommit is {overcommit}: expected 0.1 to 100")))
         }
+    }
+}
+
+/// Reads where the agents' Service is: `SERVICE` or `NAMESPACE/SERVICE`, each a DNS label as Kubernetes wants it.
+fn service(what: &str, text: &str) -> Result<Service, Usage> {
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    let is_label = |text: &str| {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    };
+    if is_label(name) && namespace.is_none_or(is_label) {
+        Ok(Service { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    } else {
+        Err(Usage(format!("{what} is {text:?}: expected a Service, as in varve-agents or varve-system/varve-agents")))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use varve_kubernetes::directory::Service;
 use varve_node::{
     config::OffloadLimits,
     pool::{Kind, Location},
@@ -9,12 +10,13 @@ use varve_node::{
 };
 
 use super::*;
-use crate::arguments::{Controller, Node, Place, Serve, Standalone};
+use crate::arguments::{self, Controller, Node, Place, Serve, Standalone};
 
 fn serve() -> Serve {
     Serve {
         endpoint: Some("unix:///run/csi.sock".into()),
         repository: RepositoryAccess { repository: Some("file:///srv/repository".into()), ..Default::default() },
+        ..Default::default()
     }
 }
 
@@ -23,7 +25,7 @@ fn place() -> Place {
 }
 
 fn standalone() -> Standalone {
-    Standalone { serve: serve(), place: place() }
+    Standalone { serve: serve(), place: place(), ..Default::default() }
 }
 
 #[test]
@@ -60,16 +62,24 @@ fn a_configuration_alone_suffices_and_arguments_win() {
 #[test]
 fn what_is_missing_is_named() {
     for (name, missing) in [
-        ("--endpoint", Standalone { serve: Serve { endpoint: None, ..serve() }, place: place() }),
-        ("--node-id", Standalone { serve: serve(), place: Place { node_id: None, ..place() } }),
-        ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() } }),
+        ("--endpoint", Standalone { serve: Serve { endpoint: None, ..serve() }, place: place(), ..Default::default() }),
+        ("--node-id", Standalone { serve: serve(), place: Place { node_id: None, ..place() }, ..Default::default() }),
+        ("--pool DIR", Standalone { serve: serve(), place: Place { pool: None, ..place() }, ..Default::default() }),
         (
             "--repository",
-            Standalone { serve: Serve { repository: RepositoryAccess::default(), ..serve() }, place: place() },
+            Standalone {
+                serve: Serve { repository: RepositoryAccess::default(), ..serve() },
+                place: place(),
+                ..Default::default()
+            },
         ),
         (
             "--pool-size",
-            Standalone { serve: serve(), place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() } },
+            Standalone {
+                serve: serve(),
+                place: Place { pool: None, pool_image: Some("/p.img".into()), ..place() },
+                ..Default::default()
+            },
         ),
     ] {
         let error = File::default().settings(&missing).expect_err(name).to_string();
@@ -200,7 +210,11 @@ fn the_second_repository_is_named_by_arguments_environment_and_configuration() {
 fn an_odd_node_id_is_refused() {
     for id in ["", "a b", "a/b", &"x".repeat(193)] {
         let error = File::default()
-            .settings(&Standalone { serve: serve(), place: Place { node_id: Some(id.into()), ..place() } })
+            .settings(&Standalone {
+                serve: serve(),
+                place: Place { node_id: Some(id.into()), ..place() },
+                ..Default::default()
+            })
             .expect_err("it is no node's name")
             .to_string();
         assert!(error.contains("--node-id"), "{error}");
@@ -210,13 +224,17 @@ fn an_odd_node_id_is_refused() {
 #[test]
 fn a_controller_has_nodes_and_no_pool() {
     let file = File::parse("[nodes]\nnode-1 = '10.0.0.1:7420'\nnode-2 = 'node-2.example:7421'\n").expect("well formed");
-    let settings = file.controller(&Controller { serve: serve() }).expect("all that is needed is there");
+    let settings =
+        file.controller(&Controller { serve: serve(), ..Default::default() }).expect("all that is needed is there");
     let nodes = [("node-1", "10.0.0.1:7420"), ("node-2", "node-2.example:7421")];
     assert_eq!(
         settings.discovery,
         Discovery::Table(nodes.map(|(name, address)| (name.to_owned(), address.to_owned())).into())
     );
-    let error = File::default().controller(&Controller { serve: serve() }).expect_err("none are named").to_string();
+    let error = File::default()
+        .controller(&Controller { serve: serve(), ..Default::default() })
+        .expect_err("none are named")
+        .to_string();
     assert!(error.contains("[nodes]") && error.contains("10.0.0.1:7420"), "{error}");
     for (text, names) in [
         ("node-1 = '10.0.0.1'", ["node-1", "10.0.0.1"]),
@@ -225,8 +243,78 @@ fn a_controller_has_nodes_and_no_pool() {
         ("'node 1' = 'host:7420'", ["node 1", "expected"]),
     ] {
         let file = File::parse(&format!("[nodes]\n{text}\n")).expect("well formed");
-        let error = file.controller(&Controller { serve: serve() }).expect_err(text).to_string();
+        let error = file.controller(&Controller { serve: serve(), ..Default::default() }).expect_err(text).to_string();
         assert!(names.iter().all(|name| error.contains(name)) && error.contains("[nodes]"), "{error}");
+    }
+}
+
+#[test]
+fn nothing_listens_for_http_unless_it_is_told() {
+    let listen = |text: &str, argument: Option<&str>| {
+        let http_listen = argument.map(|text| text.parse().expect("an address"));
+        let controller = Controller { serve: Serve { http_listen, ..serve() }, ..Default::default() };
+        let file = File::parse(&format!("{text}\n[nodes]\n")).expect("well formed");
+        let settings = file.controller(&controller).expect("all that is needed is there");
+        settings.serve.http_listen.map(|address| address.to_string())
+    };
+    assert_eq!(listen("", None), None);
+    assert_eq!(listen("http_listen = '127.0.0.1:1'", None).as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(listen("http_listen = '127.0.0.1:1'", Some("0.0.0.0:2")).as_deref(), Some("0.0.0.0:2"));
+    let error = File::parse("http_listen = '9464'\n").expect_err("it is no address");
+    assert!(error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn the_kubelet_is_told_where_the_socket_is() {
+    let kubelet = |text: &str, folder: Option<&str>, endpoint: Option<&str>| {
+        let kubelet = arguments::Kubelet {
+            kubelet_registration: folder.map(Into::into),
+            kubelet_endpoint: endpoint.map(Into::into),
+        };
+        let node = Node { serve: serve(), place: place(), kubelet, ..Default::default() };
+        let settings = File::parse(text).expect("well formed").node(&node).map_err(|error| error.to_string())?;
+        let told = settings.kubelet.map(|kubelet| (kubelet.socket.to_string(), kubelet.plugin));
+        Ok::<_, String>(told.map(|(socket, plugin)| (socket, plugin.display().to_string())))
+    };
+    let told = |socket: &str, plugin: &str| Some((socket.to_owned(), plugin.to_owned()));
+    assert_eq!(kubelet("", None, None), Ok(None));
+    let socket = "unix:///registry/varve@csi.varve.io-reg.sock";
+    assert_eq!(kubelet("", Some("/registry"), None), Ok(told(socket, "/run/csi.sock")));
+    assert_eq!(kubelet("", Some("/registry"), Some("/host/csi.sock")), Ok(told(socket, "/host/csi.sock")));
+    let text = "kubelet_registration = '/registry'\nkubelet_endpoint = '/host/csi.sock'\n";
+    assert_eq!(kubelet(text, None, None), Ok(told(socket, "/host/csi.sock")));
+    for (text, folder, endpoint, names) in [
+        ("", Some("registry"), None, "--kubelet-registration"),
+        ("", Some("/registry"), Some("csi.sock"), "--kubelet-endpoint"),
+        ("kubelet_endpoint = '/csi.sock'", None, None, "kubelet_registration"),
+    ] {
+        let error = kubelet(text, folder, endpoint).expect_err("it is not usable");
+        assert!(error.contains(names), "{error}");
+    }
+    let longest = format!("/{}", "f".repeat(78));
+    kubelet("", Some(&longest), None).expect("a socket fits");
+    kubelet("", Some(&format!("{longest}f")), None).expect_err("a socket does not fit");
+}
+
+#[test]
+fn nodes_are_found_by_a_service_or_by_a_table() {
+    let discovery = |text: &str, argument: Option<&str>| {
+        let controller = Controller { serve: serve(), discover_nodes: argument.map(str::to_owned) };
+        let settings = File::parse(text).expect("well formed").controller(&controller);
+        settings.map(|settings| settings.discovery).map_err(|error| error.to_string())
+    };
+    let by = |namespace: Option<&str>, name: &str| {
+        Ok(Discovery::Kubernetes(Service { namespace: namespace.map(str::to_owned), name: name.to_owned() }))
+    };
+    assert_eq!(discovery("", Some("varve-agents")), by(None, "varve-agents"));
+    assert_eq!(discovery("discover_nodes = 'a/b'\n", None), by(Some("a"), "b"));
+    assert_eq!(discovery("discover_nodes = 'a/b'\n", Some("c/d")), by(Some("c"), "d"));
+    assert_eq!(discovery("[nodes]\nnode-1 = '10.0.0.1:7420'\n", Some("c/d")), by(Some("c"), "d"));
+    let error = discovery("discover_nodes = 'a/b'\n[nodes]\n", None).expect_err("they are two");
+    assert!(error.contains("discover_nodes") && error.contains("[nodes]"), "{error}");
+    for text in ["", "/b", "a/", "a/b/c", "A/b", "-a/b", "a/b.c", &"a".repeat(64)] {
+        let error = discovery("", Some(text)).expect_err(text);
+        assert!(error.contains("--discover-nodes") && error.contains("varve-system/varve-agents"), "{error}");
     }
 }
 
@@ -234,7 +322,7 @@ fn a_controller_has_nodes_and_no_pool() {
 fn a_node_listens_where_it_is_told() {
     let listen = |file: &File, agent_listen: Option<&str>| {
         let agent_listen = agent_listen.map(|text| text.parse().expect("an address"));
-        let settings = file.node(&Node { serve: serve(), place: place(), agent_listen });
+        let settings = file.node(&Node { serve: serve(), place: place(), agent_listen, ..Default::default() });
         settings.expect("all that is needed is there").agent_listen.to_string()
     };
     let file = File::parse("agent_listen = '127.0.0.1:1'\n").expect("well formed");

@@ -3,7 +3,7 @@
 //! Any number of drivers may do so at once; what one has deleted the others do not find. Between two collections a random
 //! part of the interval passes, so that a fleet that was started at once does not list the bucket at once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -14,12 +14,15 @@ use varve_repository::{
     progress::Progress,
 };
 
+use super::monitor::Metrics;
+
 /// Collects again and again until cancelled: first after a random part of the interval, then after between half of it and
 /// all.
-pub(crate) fn start(
+pub(super) fn start(
     repository: Repository,
     node_id: String,
     every: Duration,
+    metrics: Arc<Metrics>,
     cancel: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
@@ -32,9 +35,15 @@ pub(crate) fn start(
             }
             pause = every.mul_f64(fraction(&repository).midpoint(1.0));
             match repository.collect(&options, Progress::default(), cancel.clone()).await {
-                Ok(report) => log(&report),
+                Ok(report) => {
+                    metrics.collected(&report, repository.seams().clock.now().as_duration().as_secs_f64());
+                    log(&report);
+                }
                 Err(_) if cancel.is_cancelled() => return,
-                Err(error) => tracing::warn!(error = chain(&error), "the repository could not be collected"),
+                Err(error) => {
+                    metrics.not_collected();
+                    tracing::warn!(error = chain(&error), "the repository could not be collected");
+                }
             }
         }
     })
@@ -67,6 +76,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::serve::monitor::Monitor;
 
     #[tokio::test]
     async fn what_nothing_refers_to_goes_by_itself_and_the_task_ends_when_told() {
@@ -80,14 +90,25 @@ mod tests {
         std::fs::write(&left, b"left by a writer that is gone").expect("a file");
 
         let cancel = CancellationToken::new();
-        let task = start(repository, "node-1".into(), Duration::from_millis(20), cancel.clone());
+        let monitor = Monitor::start(None).await.expect("it need not listen");
+        let metrics = monitor.metrics();
+        let task = start(repository, "node-1".into(), Duration::from_millis(20), metrics.clone(), cancel.clone());
         let gone = async {
             while left.exists() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it is collected");
+        let counted = async {
+            while !metrics.render().contains("varve_collected_objects_total 1\n") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), counted).await.expect("it is counted");
         cancel.cancel();
         task.await.expect("it ends");
+        let text = metrics.render();
+        assert!(!text.contains("varve_collections_total{outcome=\"done\"} 0\n"), "{text}");
+        assert!(!text.contains("varve_collection_last_success_timestamp_seconds 0"), "{text}");
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use varve_controller::{Controller, Options, nodes::Nodes};
+use varve_kubernetes::directory::{Known, Kubernetes};
 use varve_link::{
     Trust,
     directory::{Directory, Table},
@@ -16,7 +17,10 @@ use varve_link::{
 use varve_proto::csi::{controller_server::ControllerServer, group_controller_server::GroupControllerServer};
 use varve_repository::Repository;
 
-use super::{Socket, collection, endpoint, inspection, limit};
+use super::{
+    Socket, collection, endpoint, inspection, limit,
+    monitor::{Metrics, Monitor},
+};
 use crate::{
     arguments,
     config::{Control, Discovery, File},
@@ -32,13 +36,19 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     let settings = File::read(arguments.serve.repository.config.as_deref())?.controller(&arguments)?;
     let endpoint = endpoint(&settings.serve.endpoint)?;
     let shutdown = signal::watch(Second::Exits)?;
+    let monitor = Monitor::start(settings.serve.http_listen).await?;
     let repository = repository::open_shared(&settings.serve.access).await?;
     limit(&repository, settings.serve.bandwidth);
-    let directory = directory(settings.discovery);
+    monitor.watch_repository(&repository);
+    let directory = directory(settings.discovery, &monitor, &shutdown).await?;
     let nodes = Arc::new(Dialled::new(&Trust::of(&repository), directory));
-    let part = Part::start(repository.clone(), nodes, &settings.control, &name(), shutdown.clone());
-    let socket = Socket::new(endpoint.clone(), Controller::plugin_capabilities()).with(|routes| part.add_to(routes));
-    let announce = || tracing::info!(%endpoint, repository = repository.store().url(), "ready");
+    let part = Part::start(repository.clone(), nodes, &settings.control, &name(), monitor.metrics(), shutdown.clone());
+    let socket =
+        Socket::new(endpoint.clone(), Controller::plugin_capabilities(), &monitor).with(|routes| part.add_to(routes));
+    let announce = || {
+        let (repository, http) = (repository.store().url(), monitor.address());
+        tracing::info!(%endpoint, repository, http = http.map(tracing::field::display), "ready");
+    };
     let served = socket.serve(&shutdown, settings.serve.grace, announce).await;
     // Also where serving failed, so that nothing goes on behind a process that is about to end.
     shutdown.cancel();
@@ -48,9 +58,24 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn directory(discovery: Discovery) -> Arc<dyn Directory> {
+/// How nodes are found, until the process is to end.
+async fn directory(
+    discovery: Discovery,
+    monitor: &Monitor,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<dyn Directory>> {
     match discovery {
-        Discovery::Table(nodes) => Arc::new(Table::new(nodes)),
+        Discovery::Table(nodes) => {
+            let known = Known { nodes: nodes.len(), with_agent: nodes.len() };
+            monitor.watch_nodes(move || Some(known));
+            Ok(Arc::new(Table::new(nodes)))
+        }
+        Discovery::Kubernetes(service) => {
+            let found = Arc::new(Kubernetes::watch(&service, shutdown).await?);
+            let known = Arc::clone(&found);
+            monitor.watch_nodes(move || known.known());
+            Ok(found)
+        }
     }
 }
 
@@ -73,12 +98,15 @@ impl Part {
         nodes: Arc<dyn Nodes>,
         control: &Control,
         name: &str,
+        metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
         let options = Options { snapshot_wait: control.snapshot_wait, ..Options::default() };
         let controller = Controller::new(repository.clone(), nodes, options);
-        let inspection = inspection::start(repository.clone(), controller.clone(), shutdown.clone());
-        let collection = control.collect.map(|every| collection::start(repository, name.to_owned(), every, shutdown));
+        let inspection =
+            inspection::start(repository.clone(), controller.clone(), Arc::clone(&metrics), shutdown.clone());
+        let collection =
+            control.collect.map(|every| collection::start(repository, name.to_owned(), every, metrics, shutdown));
         Self { controller, inspection, collection }
     }
 

@@ -6,6 +6,7 @@
 //! node          a node alone: it owns a pool, and serves the agent API to controllers
 //!
 //! inspection    looking at the repository now and then         collection    deleting garbage from it now and then
+//! monitor       health and metrics, for whoever watches over the process
 //! ```
 //!
 //! Everything is built here and handed on; nothing is global. What a process is made of is built by the same functions
@@ -21,16 +22,11 @@
 mod collection;
 pub(crate) mod controller;
 mod inspection;
+mod monitor;
 pub(crate) mod node;
 pub(crate) mod standalone;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -41,21 +37,22 @@ use varve_csi::{
 use varve_proto::csi::{PluginCapability, identity_server::IdentityServer};
 use varve_repository::Repository;
 
+use self::monitor::{Monitor, Phase};
 use crate::{config::Bandwidth, failure::Usage};
 
 /// A process's CSI socket and the services on it.
-struct Socket {
+struct Socket<'a> {
     endpoint: Endpoint,
     routes: Routes,
-    ready: Arc<AtomicBool>,
+    monitor: &'a Monitor,
 }
 
-impl Socket {
+impl<'a> Socket<'a> {
     /// Starts with the Identity service, which says of the process what holds for it.
-    fn new(endpoint: Endpoint, capabilities: Vec<PluginCapability>) -> Self {
-        let ready = Arc::new(AtomicBool::new(false));
-        let routes = Routes::new(IdentityServer::new(Identity::new(capabilities, readiness(&ready))));
-        Self { endpoint, routes, ready }
+    fn new(endpoint: Endpoint, capabilities: Vec<PluginCapability>, monitor: &'a Monitor) -> Self {
+        let routes = Routes::new(IdentityServer::new(Identity::new(capabilities, readiness(monitor))));
+        monitor.watch_socket(&endpoint);
+        Self { endpoint, routes, monitor }
     }
 
     /// Puts services beside it.
@@ -71,22 +68,26 @@ impl Socket {
         grace: Duration,
         announce: impl FnOnce() + Send,
     ) -> Result<(), server::Error> {
-        let ready = self.ready;
+        let monitor = self.monitor;
         let until_told = async {
             // The server waits for this only once it listens.
-            ready.store(true, Ordering::SeqCst);
+            monitor.enter(Phase::Serving);
             announce();
             shutdown.cancelled().await;
-            ready.store(false, Ordering::SeqCst);
+            monitor.enter(Phase::Ending);
         };
-        server::serve(&self.endpoint, self.routes, until_told, grace).await
+        let served =
+            server::serve_observed(&self.endpoint, self.routes, until_told, grace, Some(monitor.metrics())).await;
+        // Also where serving failed.
+        monitor.enter(Phase::Ending);
+        served
     }
 }
 
-fn readiness(ready: &Arc<AtomicBool>) -> Readiness {
-    let ready = Arc::clone(ready);
+fn readiness(monitor: &Monitor) -> Readiness {
+    let conditions = monitor.conditions();
     Arc::new(move || {
-        let ready = ready.load(Ordering::SeqCst);
+        let ready = conditions.can_serve();
         Box::pin(async move { Ok(ready) })
     })
 }

@@ -1,10 +1,12 @@
-//! The line that a call leaves in the log.
+//! The line that a call leaves in the log, and what its observer is told.
 
-use std::{any::Any, time::Instant};
+use std::{any::Any, sync::Arc, time::Instant};
 
 use http::HeaderMap;
 use tonic::{Code, Status};
 use tracing::Span;
+
+use super::Observer;
 
 /// What is known of a call so far; dropping it writes the line.
 ///
@@ -14,11 +16,13 @@ pub(super) struct Record {
     span: Span,
     began: Instant,
     status: Option<Status>,
+    /// Who is to be told, and of which method.
+    observer: Option<(Arc<dyn Observer>, String)>,
 }
 
 impl Record {
-    pub(super) fn new(span: Span) -> Self {
-        Self { span, began: Instant::now(), status: None }
+    pub(super) fn new(span: Span, observer: Option<(Arc<dyn Observer>, String)>) -> Self {
+        Self { span, began: Instant::now(), status: None, observer }
     }
 
     /// Takes the status out of headers or trailers, if it is there.
@@ -41,8 +45,12 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let duration = self.began.elapsed();
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let code = self.status.as_ref().map_or(Code::Cancelled, Status::code);
+        if let Some((observer, method)) = &self.observer {
+            observer.ended(method, code, duration);
+        }
         let error = self.status.as_ref().map(Status::message).filter(|_| code != Code::Ok);
         self.span.in_scope(|| {
             // A code that blames the driver is for its operator to see; the others are for the caller.

@@ -203,3 +203,32 @@ async fn nothing_of_a_request_or_an_answer_is_logged() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(!lines[0].contains("hunter2") && !lines[0].contains("secret answer"), "{lines:?}");
 }
+
+#[tokio::test]
+async fn an_observer_is_told_of_each_call_once_whatever_became_of_it() {
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<(String, Code)>>);
+
+    impl Observer for Heard {
+        fn ended(&self, method: &str, code: Code, _: Duration) {
+            self.0.lock().unwrap().push((method.to_owned(), code));
+        }
+    }
+
+    let heard = Arc::new(Heard::default());
+    let layer = CallLayer::new(CancellationToken::new()).observed(Some(heard.clone()));
+    let answered = layer.layer(service_fn(|_| async { Ok(Response::new(frames(vec![data(), end("0")]))) }));
+    let Ok(answer) = answered.oneshot(request()).await;
+    assert_eq!(heard.0.lock().unwrap().len(), 0, "the answer is not sent yet");
+    answer.into_body().collect().await.unwrap();
+    let refused = layer.layer(service_fn(|_| async { Ok(Status::not_found("no such volume").into_http()) }));
+    let Ok(answer) = refused.oneshot(request()).await;
+    drop(answer);
+    let endless = layer.layer(service_fn(|_| std::future::pending()));
+    let mut waiting = Box::pin(endless.oneshot(request()));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(waiting);
+    let method = || "csi.v1.Controller/CreateVolume".to_owned();
+    let expected = [(method(), Code::Ok), (method(), Code::NotFound), (method(), Code::Cancelled)];
+    assert_eq!(*heard.0.lock().unwrap(), expected);
+}

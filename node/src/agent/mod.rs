@@ -8,6 +8,7 @@
 //! reconcile    what is put in order at the start
 //! account      what the repository knows of what is here, looked up now and then
 //! health       what is the matter with volumes and pool
+//! reading      how things stand, in numbers
 //! space        what goes when the pool runs full
 //! ```
 //!
@@ -27,6 +28,7 @@ mod error;
 mod health;
 mod image;
 mod offload;
+mod reading;
 mod reconcile;
 mod rpc;
 mod snapshot;
@@ -38,17 +40,19 @@ pub use ailment::{Ailment, Severity};
 pub use error::Error;
 use error::Result;
 pub use offload::Standing;
+pub use reading::{CutCounts, PoolReading, Reading};
 pub use reconcile::StartError;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use varve_csi::exclusive::{Exclusive, Held};
-use varve_repository::Repository;
+use varve_repository::{Repository, stages::Stages};
 
 use crate::{
     config::Config,
     cut::{Cuts, Stranded},
+    observe::Observer,
     pool::Pool,
     volume::{Limits, Volumes},
 };
@@ -70,6 +74,8 @@ struct Inner {
     offloads: offload::Offloads,
     strays: account::Strays,
     space: space::Space,
+    /// Where the time of all offloads and hydrations went.
+    stages: Stages,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -135,6 +141,17 @@ impl Agent {
     #[must_use]
     pub fn exclusive(&self) -> &Exclusive {
         &self.0.exclusive
+    }
+
+    /// Where the time of all offloads and hydrations went since the start.
+    #[must_use]
+    pub fn stages(&self) -> &Stages {
+        &self.0.stages
+    }
+
+    /// Who is told of what is done.
+    fn observer(&self) -> &dyn Observer {
+        self.0.config.observer.as_deref().unwrap_or(&())
     }
 
     /// Takes part in the work that [`Agent::stop`] waits for, for as long as the token lives.

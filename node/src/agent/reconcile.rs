@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 use varve_csi::{exclusive::Exclusive, status::chain};
-use varve_repository::{Repository, SnapshotState};
+use varve_repository::{Repository, SnapshotState, stages::Stages};
 
 use super::{Agent, Inner, account::Strays, image::Creations, offload::Offloads, space::Space};
 use crate::{
@@ -117,6 +117,7 @@ pub(super) async fn start(config: Config, pool: Pool, repository: Repository) ->
         offloads: Offloads::new(config.offloads, &config.offload_limits),
         strays: Strays::default(),
         space: Space::default(),
+        stages: Stages::default(),
         config,
         pool,
         repository,

@@ -224,6 +224,7 @@ impl Agent {
         match cuts {
             Ok(cuts) => Ok(cuts),
             Err(error) => {
+                self.observer().not_cut();
                 discard(self, &folder);
                 Err(error)
             }
@@ -235,6 +236,7 @@ impl Agent {
             making::commit(self.pool(), made).map_err(Error::system("putting cuts into", self.pool().cuts_dir()))?;
         let cuts = self.0.stranded.take_up(self.pool(), committed, |cut| self.cuts().insert(cut.clone()));
         let cuts = cuts.map_err(Error::system("taking up cuts in", self.pool().cuts_dir()))?;
+        self.observer().cut(cuts.len(), made.pause());
         for cut in &cuts {
             let description = cut.record().description;
             tracing::info!(

@@ -39,7 +39,7 @@ pub use registry::Cuts;
 pub use stranded::Stranded;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use tokio_util::sync::CancellationToken;
-use varve_repository::{id::SnapshotId, progress::Progress};
+use varve_repository::{id::SnapshotId, progress::Progress, stages::Stages};
 
 use crate::{durable, pool, volume::DATA};
 
@@ -174,9 +174,9 @@ impl Cut {
         self.0.progress.lock().expect("no holder panics").clone()
     }
 
-    /// Starts counting afresh, for a new attempt.
-    pub(crate) fn restart_progress(&self) -> Progress {
-        let progress = Progress::default();
+    /// Starts counting afresh, for a new attempt; where its time goes counts in `total` as well.
+    pub(crate) fn restart_progress(&self, total: &Stages) -> Progress {
+        let progress = Progress::within(total);
         *self.0.progress.lock().expect("no holder panics") = progress.clone();
         progress
     }

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, ErrorKind},
-    os::unix::ffi::OsStringExt,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -20,18 +20,42 @@ const DELETED: &[u8] = b" (deleted)";
 
 /// Lists the attached devices whose backing file lies below `folder`, with that file.
 ///
+/// The kernel shows a file by its path in the mount namespace that attached it. Once that namespace is gone, as with a
+/// container that was started anew, it shows the path from the root of the mount that the file lay on. So a file is looked
+/// for below `folder` by both, and known by its device and inode number. One that was removed is known by its path alone,
+/// or by the folder that it was in and its file system's device.
+///
 /// # Errors
 /// The system's.
 pub fn all_below(folder: &Path) -> io::Result<Vec<(LoopDevice, PathBuf)>> {
     let folder = folder.canonicalize().during("resolve", folder)?;
+    let own = fs::metadata(&folder).during("inspect", &folder)?.dev();
     let mut found = Vec::new();
     for number in numbers()? {
-        let Some(file) = backing_file(number)?.filter(|file| file.starts_with(&folder)) else { continue };
-        if let Some(backing) = backing(number)? {
-            found.push((LoopDevice { number, backing }, file));
+        let Some(shown) = backing_file(number)? else { continue };
+        let places: Vec<PathBuf> = places(&folder, &shown).collect();
+        // As in `find`: a device whose file is in sight elsewhere is another's, and is not opened.
+        let visible = places.iter().any(|place| place.exists());
+        if !visible && shown.exists() {
+            continue;
         }
+        let Some(backing) = backing(number)? else { continue };
+        let is_its = |place: &Path| fs::metadata(place).is_ok_and(|metadata| Identity::of(&metadata) == backing);
+        let was_its = |place: &Path| {
+            let within = place.parent().filter(|parent| *parent != folder).is_some_and(Path::is_dir);
+            place == shown || (backing.device == own && within)
+        };
+        let file = places.into_iter().find(|place| if visible { is_its(place) } else { was_its(place) });
+        found.extend(file.map(|file| (LoopDevice { number, backing }, file)));
     }
     Ok(found)
+}
+
+/// Where a file that the kernel shows as `shown` may lie below `folder`: there, or at that path from the root of whichever
+/// mount `folder` is on.
+fn places(folder: &Path, shown: &Path) -> impl Iterator<Item = PathBuf> {
+    let from_root = shown.strip_prefix("/").unwrap_or(shown);
+    folder.ancestors().map(move |root| root.join(from_root)).filter(move |path| path.starts_with(folder))
 }
 
 /// Finds the device that `wanted` is attached to.
@@ -105,5 +129,13 @@ mod tests {
     fn the_mark_of_a_removed_file_is_not_part_of_its_path() {
         assert_eq!(without_mark(b"/pool/volumes/a/data/image (deleted)\n"), Path::new("/pool/volumes/a/data/image"));
         assert_eq!(without_mark(b"/pool/with space\n"), Path::new("/pool/with space"));
+    }
+
+    #[test]
+    fn a_file_is_looked_for_by_its_path_and_by_that_from_the_root_of_its_mount() {
+        let at = |shown: &str| places(Path::new("/a/pool"), Path::new(shown)).collect::<Vec<_>>();
+        assert_eq!(at("/a/pool/volumes/v/image")[1..], [PathBuf::from("/a/pool/volumes/v/image")]);
+        assert_eq!(at("/volumes/v/image"), [PathBuf::from("/a/pool/volumes/v/image")]);
+        assert_eq!(at("/pool/volumes/v/image")[1..], [PathBuf::from("/a/pool/volumes/v/image")]);
     }
 }

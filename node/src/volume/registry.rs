@@ -95,6 +95,12 @@ impl Volumes {
         limits.promises.saturating_sub(self.promised(&self.promises(), None))
     }
 
+    /// What is promised, in bytes.
+    #[must_use]
+    pub(crate) fn promises_in_all(&self) -> u64 {
+        self.promised(&self.promises(), None)
+    }
+
     /// Sums what is promised to all volumes but one. A volume that is being grown counts with what it grows to.
     fn promised(&self, promises: &Promises, but: Option<VolumeId>) -> u64 {
         let volumes = self.0.volumes.read().expect("no holder panics");

@@ -102,6 +102,7 @@ impl Site {
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,
+            observer: None,
         }
     }
 

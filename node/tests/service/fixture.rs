@@ -89,6 +89,7 @@ impl Site {
             freeze_limit: Duration::from_secs(20),
             sentinel: None,
             max_volumes: None,
+            observer: None,
         };
         let pool = open(&config.pool).await;
         let agent = Agent::start(config, pool, self.repository.clone()).await.expect("the agent starts");

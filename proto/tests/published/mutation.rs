@@ -2,11 +2,11 @@
 
 use prost_reflect::{DynamicMessage, ExtensionDescriptor, ReflectMessage, Value};
 
-use crate::{csi, facts};
+use crate::{facts, file};
 
 /// Changes one thing and returns what the comparison reports.
 fn after(change: impl FnOnce(&mut DynamicMessage)) -> Vec<String> {
-    let file = csi(varve_proto::DESCRIPTORS);
+    let file = file("csi.v1", varve_proto::DESCRIPTORS);
     let mut changed = file.clone();
     change(&mut changed);
     facts::differences(&facts::of(&changed), &facts::of(&file))

@@ -40,7 +40,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Error, Result,
     bandwidth::Bandwidth,
     crypto::{AuthoritySeed, DataKey},
     format::{envelope, header::Kind},
@@ -140,6 +140,15 @@ impl Repository {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Asks the store for the repository's own object, to find out whether it can be reached.
+    ///
+    /// # Errors
+    /// The store's; `NoRepository` where it is not there.
+    pub async fn reach(&self) -> Result<()> {
+        let found = self.store().head(names::REPOSITORY).await?;
+        found.map(drop).ok_or_else(|| Error::NoRepository { url: self.store().url().to_owned() })
     }
 
     /// The seed of the authority by which processes that opened this repository know one another. It stays the same

@@ -45,7 +45,7 @@ pub use failure::Cause;
 pub use requests::Requests;
 
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     buffer::Buffers,
     seam::{Entropy, System},
 };
@@ -147,6 +147,12 @@ impl Store {
     #[must_use]
     pub fn requests(&self) -> Requests {
         self.counters.read()
+    }
+
+    /// How many requests failed since the store was opened, by kind; those too that succeeded when they were tried again.
+    #[must_use]
+    pub fn failures(&self) -> [(ErrorKind, u64); ErrorKind::ALL.len()] {
+        self.counters.failures()
     }
 
     /// Makes the place that a new repository will lie in, where that is the store user's to make: a local folder.
@@ -308,6 +314,7 @@ impl Store {
 
     /// Sorts a failure of the store, and names what it was about.
     fn failed(&self, operation: &'static str, object: &str, source: object_store::Error) -> Error {
+        self.counters.failed(failure::kind(&source));
         if let Some(reason) = failure::missing_bucket(&source) {
             return Error::Location { url: self.url.clone(), reason: reason.into() };
         }

@@ -20,6 +20,8 @@ use object_store::{
 };
 use serde::Serialize;
 
+use crate::ErrorKind;
+
 /// Objects that one request lists, or deletes.
 const BATCH: u64 = 1000;
 
@@ -76,9 +78,21 @@ struct Counts {
     delete: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    /// Failures by kind, in the order of [`ErrorKind::ALL`].
+    failures: [AtomicU64; ErrorKind::ALL.len()],
 }
 
 impl Counters {
+    /// Counts a failure.
+    pub(super) fn failed(&self, kind: ErrorKind) {
+        add(&self.0.failures[kind as usize], 1);
+    }
+
+    /// Reads how many failures of each kind there were.
+    pub(super) fn failures(&self) -> [(ErrorKind, u64); ErrorKind::ALL.len()] {
+        ErrorKind::ALL.map(|kind| (kind, self.0.failures[kind as usize].load(Ordering::Relaxed)))
+    }
+
     /// Reads all counters; each is right, they need not be of one instant.
     pub(super) fn read(&self) -> Requests {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -174,9 +188,10 @@ impl ObjectStore for Counted {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
+    use futures::TryStreamExt as _;
     use object_store::memory::InMemory;
 
+    use super::*;
     use crate::store::Store;
 
     #[tokio::test]
@@ -192,5 +207,10 @@ mod tests {
         let asked = store.requests() - before;
         assert_eq!((asked.put, asked.get, asked.list, asked.delete), (1001, 1, 2, 2));
         assert_eq!((asked.written_bytes, asked.read_bytes), (5005, 2));
+    }
+
+    #[test]
+    fn kinds_are_in_the_order_of_their_counters() {
+        assert!(ErrorKind::ALL.iter().enumerate().all(|(number, kind)| *kind as usize == number));
     }
 }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     cut::{self, Cut},
     extent::ImageTarget,
+    observe::Outcome,
     volume::DATA,
 };
 
@@ -49,7 +50,16 @@ impl Agent {
             })
             .await?;
         let started = Instant::now();
-        match self.transfer(&root, target, &cancel).await {
+        let transferred = self.transfer(&root, target, &cancel).await;
+        let outcome = match &transferred {
+            Ok(_) => Some(Outcome::Done),
+            Err(varve_repository::Error::Interrupted) => None,
+            Err(_) => Some(Outcome::Failed),
+        };
+        if let Some(outcome) = outcome {
+            self.observer().hydrated(outcome, started.elapsed());
+        }
+        match transferred {
             Ok(statistics) => {
                 tracing::info!(
                     snapshot = %source, written = statistics.written_bytes,
@@ -79,7 +89,7 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> varve_repository::Result<Statistics> {
         let _first = self.0.offloads.make_way();
-        let progress = Progress::default();
+        let progress = Progress::within(self.stages());
         let work = self.repository().hydrate(root, Arc::new(target), progress.clone(), cancel.clone());
         tokio::pin!(work);
         let mut reports = interval_at(Tick::now() + REPORT, REPORT);

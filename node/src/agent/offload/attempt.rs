@@ -24,6 +24,7 @@ use super::{
 use crate::{
     cut::{Cut, Record, State, Status, keep},
     extent::{Allocated, Difference, ImageSource},
+    observe::Outcome,
 };
 
 /// How often a failure that may need a person is tried again.
@@ -53,6 +54,17 @@ enum Verdict {
     NextTurn,
     /// The end, for this process.
     Leave,
+}
+
+impl Verdict {
+    /// What the attempt was, for those who count: `None` where nothing went wrong.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Retry | Self::RetryBriefly | Self::Distrust(_) => Some(Outcome::Retried),
+            Self::Fail => Some(Outcome::Failed),
+            Self::Remove | Self::Again | Self::NextTurn | Self::Leave => None,
+        }
+    }
 }
 
 impl Agent {
@@ -88,7 +100,11 @@ impl Agent {
             };
             turn.end();
             let message = chain(&error);
-            match self.judge(cut, &error, &backoff, trust) {
+            let verdict = self.judge(cut, &error, &backoff, trust);
+            if let Some(outcome) = verdict.outcome() {
+                self.observer().offloaded(outcome, started.elapsed());
+            }
+            match verdict {
                 Verdict::Leave => return,
                 Verdict::NextTurn => {
                     tracing::debug!("the offload goes on at its next turn");
@@ -240,7 +256,7 @@ impl Agent {
             source,
             journal: Some(cut.journal()),
             parameters,
-            progress: cut.restart_progress(),
+            progress: cut.restart_progress(self.stages()),
             cancel,
         })
     }
@@ -278,6 +294,7 @@ impl Agent {
     /// Makes the cut the base of the next, and lets go of the one before.
     async fn succeeded(&self, cut: &Cut, root: &Root, started: Instant) {
         let statistics = &root.statistics;
+        self.observer().offloaded(Outcome::Done, started.elapsed());
         tracing::info!(
             method = ?root.method, base = ?root.base,
             changed = statistics.changed_bytes, read = statistics.read_bytes, stored = statistics.stored_bytes,

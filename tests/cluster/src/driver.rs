@@ -1,0 +1,165 @@
+//! The driver's installation: an S3 server beside the cluster, the two secrets, the manifests of `deploy/`.
+
+use std::{
+    cell::RefCell,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use varve_harness::{S3, Scratch, wait_for};
+
+use crate::kubectl::{Kubectl, project, run_cluster};
+
+/// Where the driver is.
+pub(crate) const NAMESPACE: &str = "varve-system";
+
+/// The nodes of the cluster.
+pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
+
+/// The machine's address on the cluster's bridge, which pods reach.
+const MACHINE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 240, 0, 1));
+
+/// The store's port; `tests/cluster/overlay` names it too.
+const STORE: u16 = 9000;
+
+/// An installed driver. The S3 server ends with it; what is in the cluster goes with the cluster.
+pub(crate) struct Driver {
+    pub(crate) kubectl: Kubectl,
+    store: RefCell<Option<S3>>,
+    folder: Scratch,
+    key: PathBuf,
+}
+
+impl Driver {
+    /// Installs it as docs/kubernetes.md says, and waits until it is ready on all nodes.
+    ///
+    /// # Panics
+    /// Where the cluster is not up, or the driver does not become ready.
+    pub(crate) fn install() -> Self {
+        let folder = Scratch::new("varve-cluster-").expect("a folder can be made");
+        let key = folder.path().join("master.key");
+        let driver = Self { kubectl: Kubectl::new(NAMESPACE), store: RefCell::default(), folder, key };
+        driver.restart_store();
+        driver.varve(&["repository", "keygen", "--to", &driver.key.display().to_string()]);
+        run_cluster(&["load", &project().join("target/image/varve.tar").display().to_string()]);
+        driver.apply();
+        driver.name_nodes();
+        driver.wait();
+        driver
+    }
+
+    fn apply(&self) {
+        let kubectl = &self.kubectl;
+        let manifests = kubectl.run(["kustomize", &project().join("tests/cluster/overlay").display().to_string()]);
+        kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }));
+        let key = fs::read_to_string(&self.key).expect("the key was made");
+        kubectl.apply(&secret("varve-master-key", "master.key", key.trim()));
+        let credentials: Vec<_> = self.with_store(S3::environment);
+        let value = |name: &str| credentials.iter().find(|(key, _)| key == name).expect("it is among them").1.clone();
+        let file = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            value("AWS_ACCESS_KEY_ID"),
+            value("AWS_SECRET_ACCESS_KEY")
+        );
+        kubectl.apply(&secret("varve-credentials", "credentials", &file));
+        kubectl.attempt(&["apply", "--filename", "-"], Some(&manifests)).expect("the manifests are taken");
+    }
+
+    /// Tells the controller where the agents of the nodes are.
+    pub(crate) fn name_nodes(&self) {
+        self.wait_for("daemonset/varve-node");
+        let component = "--selector=app.kubernetes.io/component=node";
+        let path = "jsonpath={range .items[*]}{.spec.nodeName} = \"{.status.podIP}:7420\"{\"\\n\"}{end}";
+        let nodes = self.kubectl.run(["get", "pods", component, "--output", path]);
+        let volumes = ".spec.template.spec.volumes[?(@.name==\"config\")].configMap.name";
+        let config = self.kubectl.field("deployment/varve-controller", volumes);
+        let written = self.kubectl.field(&format!("configmap/{config}"), ".data.varve\\.toml");
+        let patch = json!({ "data": { "varve.toml": format!("{written}\n[nodes]\n{nodes}") } }).to_string();
+        self.kubectl.run(["patch", "configmap", &config, "--patch", &patch]);
+        self.kubectl.run(["rollout", "restart", "deployment/varve-controller"]);
+    }
+
+    fn wait_for(&self, what: &str) {
+        if let Err(error) = self.kubectl.attempt(&["rollout", "status", what, "--timeout", "180s"], None) {
+            self.tell();
+            panic!("{what} does not become ready: {error}");
+        }
+    }
+
+    /// Waits until every node has the driver, and the controller runs.
+    pub(crate) fn wait(&self) {
+        self.wait_for("daemonset/varve-node");
+        self.wait_for("deployment/varve-controller");
+        for node in NODES {
+            wait_for(&format!("the kubelet of {node} knows the driver"), || {
+                let known = self.kubectl.field(&format!("csinode/{node}"), ".spec.drivers[*].name");
+                known.contains("csi.varve.io").then_some(())
+            });
+        }
+    }
+
+    /// Kills the S3 server, and starts it again on what it stored.
+    pub(crate) fn restart_store(&self) {
+        let mut store = self.store.borrow_mut();
+        *store = None;
+        *store = Some(S3::start_at(&self.folder.path().join("s3"), SocketAddr::new(MACHINE, STORE)));
+    }
+
+    fn with_store<T>(&self, ask: impl FnOnce(&S3) -> T) -> T {
+        ask(self.store.borrow().as_ref().expect("it is started before it is asked"))
+    }
+
+    /// Runs the program that is in the image on this machine, on the cluster's repository.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub(crate) fn varve(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(project().join("target/image/varve"));
+        command.args(arguments).envs(self.with_store(S3::environment));
+        if arguments.get(1) != Some(&"keygen") {
+            command
+                .env("VARVE_REPOSITORY", self.with_store(|store| store.repository("cluster")))
+                .env("VARVE_MASTER_KEY_FILE", &self.key);
+        }
+        let output = command.output().expect("varve can be started");
+        assert!(output.status.success(), "varve {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The records of the volumes of a namespace's claims.
+    pub(crate) fn volumes_of(&self, namespace: &str) -> Vec<Value> {
+        let list: Value = serde_json::from_str(&self.varve(&["volume", "list", "--output", "json"])).expect("JSON");
+        // The provisioner tells the driver of the claim, and the driver keeps it with the record.
+        let mark = format!("\"{namespace}\"");
+        let list = list.as_array().expect("a list").iter();
+        list.filter(|volume| volume.to_string().contains(&mark)).cloned().collect()
+    }
+
+    /// Prints how things stand, after a failure.
+    pub(crate) fn tell(&self) {
+        for arguments in [
+            &["get", "pods,pvc,volumesnapshots", "--all-namespaces", "--output", "wide"][..],
+            &[
+                "logs",
+                "--selector",
+                "app.kubernetes.io/component=controller",
+                "--all-containers",
+                "--prefix",
+                "--tail=40",
+            ],
+            &["logs", "--selector", "app.kubernetes.io/component=node", "--prefix", "--tail", "60"],
+            &["describe", "pods"],
+        ] {
+            let text = self.kubectl.attempt(arguments, None).unwrap_or_else(|error| error);
+            eprintln!("--- kubectl {}\n{text}", arguments.join(" "));
+        }
+        eprintln!("the store is in {}", self.folder.path().display());
+    }
+}
+
+fn secret(name: &str, key: &str, value: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": { key: value } })
+}

@@ -1,0 +1,198 @@
+//! A namespace for one case, and the objects that users make: claims, pods, snapshots.
+
+use serde_json::{Value, json};
+use varve_harness::wait_for;
+
+use crate::{
+    driver::{Driver, NODES},
+    kubectl::{Kubectl, run_cluster},
+};
+
+/// A namespace with what a case makes in it.
+pub(crate) struct Scene<'a> {
+    pub(crate) driver: &'a Driver,
+    pub(crate) kubectl: Kubectl,
+    namespace: String,
+    /// What was on the nodes before: a case that failed leaves things behind for whoever looks into it.
+    before: Vec<String>,
+}
+
+impl<'a> Scene<'a> {
+    /// Makes the namespace.
+    pub(crate) fn new(driver: &'a Driver, case: &str) -> Self {
+        let namespace = case.replace('_', "-");
+        let kubectl = Kubectl::new(&namespace);
+        kubectl.run(["create", "namespace", &namespace]);
+        wait_for("the namespace has its service account", || {
+            kubectl.attempt(&["get", "serviceaccount", "default"], None).ok()
+        });
+        Self { driver, kubectl, namespace, before: left() }
+    }
+
+    /// Deletes the namespace and waits until nothing of it is left: neither objects nor volumes.
+    ///
+    /// # Panics
+    /// Where something stays.
+    pub(crate) fn end(self) {
+        // Pods first, since volumes in use are not deleted.
+        for kind in ["pods", "volumegroupsnapshots", "volumesnapshots", "persistentvolumeclaims"] {
+            self.kubectl.run(["delete", kind, "--all", "--timeout", "180s"]);
+        }
+        self.kubectl.run(["delete", "namespace", &self.namespace, "--timeout", "180s"]);
+        let of_namespace =
+            format!("jsonpath={{.items[?(@.spec.claimRef.namespace==\"{}\")].metadata.name}}", self.namespace);
+        wait_for("its volumes are gone", || {
+            let left = self.kubectl.run(["get", "persistentvolumes", "--output", &of_namespace]);
+            left.trim().is_empty().then_some(())
+        });
+        assert_eq!(self.volumes(), Vec::<Value>::new(), "no volume is left in the repository");
+        wait_for("nothing is left on the nodes", || {
+            left().iter().all(|thing| self.before.contains(thing)).then_some(())
+        });
+    }
+
+    /// The records of its volumes in the repository.
+    pub(crate) fn volumes(&self) -> Vec<Value> {
+        self.driver.volumes_of(&self.namespace)
+    }
+
+    /// Makes a claim.
+    pub(crate) fn claim(&self, name: &str, claim: &Claim<'_>) {
+        self.kubectl.apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name, "labels": { "app": "data" } },
+            "spec": claim.spec(),
+        }));
+    }
+
+    /// Makes a pod with volumes, and waits until it runs.
+    pub(crate) fn pod(&self, name: &str, pod: &Pod<'_>) {
+        self.kubectl.apply(&pod.object(name));
+        self.kubectl.wait_for_condition(&format!("pod/{name}"), "Ready");
+    }
+
+    /// Takes a snapshot of a claim and waits until it is in the repository.
+    pub(crate) fn snapshot(&self, name: &str, claim: &str) {
+        self.begin_snapshot(name, claim);
+        self.kubectl.wait_for_field(&format!("volumesnapshot/{name}"), ".status.readyToUse", "true");
+    }
+
+    /// Asks for a snapshot of a claim.
+    pub(crate) fn begin_snapshot(&self, name: &str, claim: &str) {
+        self.kubectl.apply(&json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
+            "spec": { "volumeSnapshotClassName": "varve", "source": { "persistentVolumeClaimName": claim } },
+        }));
+    }
+
+    /// Fills the folder `/data` of a pod with random files and returns their checksums.
+    pub(crate) fn write(&self, pod: &str, prefix: &str) -> String {
+        self.kubectl.shell(
+            pod,
+            &format!(
+                "for i in 1 2 3 4 5 6 7 8; do
+                     dd if=/dev/urandom of=/data/{prefix}-$i bs=64k count=$((i * 4)) 2>/dev/null
+                 done
+                 sync; cd /data; sha256sum $(find . -type f -not -path './lost+found*' | sort)"
+            ),
+        )
+    }
+
+    /// The checksums of all files in the folder `/data` of a pod.
+    pub(crate) fn read(&self, pod: &str) -> String {
+        self.kubectl.shell(pod, "cd /data; sha256sum $(find . -type f -not -path './lost+found*' | sort)")
+    }
+}
+
+/// What a claim asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) class: &'a str,
+    pub(crate) size: &'a str,
+    pub(crate) access: &'a str,
+    pub(crate) block: bool,
+    /// `VolumeSnapshot` or `PersistentVolumeClaim`, and its name.
+    pub(crate) source: Option<(&'a str, &'a str)>,
+}
+
+impl Default for Claim<'_> {
+    fn default() -> Self {
+        Self { class: "varve", size: "1Gi", access: "ReadWriteOnce", block: false, source: None }
+    }
+}
+
+impl Claim<'_> {
+    /// The specification, as a claim and a template of one have it.
+    pub(crate) fn spec(&self) -> Value {
+        let mut spec = json!({
+            "storageClassName": self.class, "accessModes": [self.access],
+            "volumeMode": if self.block { "Block" } else { "Filesystem" },
+            "resources": { "requests": { "storage": self.size } },
+        });
+        if let Some((kind, name)) = self.source {
+            let group = if kind == "VolumeSnapshot" { json!("snapshot.storage.k8s.io") } else { Value::Null };
+            spec["dataSource"] = json!({ "apiGroup": group, "kind": kind, "name": name });
+        }
+        spec
+    }
+}
+
+/// What a pod is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pod<'a> {
+    /// The node that it is to be on; the scheduler's choice without one.
+    pub(crate) node: Option<&'a str>,
+    /// A claim that is mounted at `/data`.
+    pub(crate) claim: Option<&'a str>,
+    /// A claim whose device is `/dev/data`.
+    pub(crate) device: Option<&'a str>,
+    /// Another volume that is mounted at `/data`.
+    pub(crate) volume: Option<Value>,
+    /// Its security context.
+    pub(crate) security: Option<Value>,
+}
+
+impl Pod<'_> {
+    /// The object.
+    pub(crate) fn object(&self, name: &str) -> Value {
+        let claimed =
+            self.claim.or(self.device).map(|claim| json!({ "persistentVolumeClaim": { "claimName": claim } }));
+        let mut container = json!({
+            "name": "main", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"],
+        });
+        let mut spec = json!({ "terminationGracePeriodSeconds": 5 });
+        if let Some(mut volume) = self.volume.clone().or(claimed) {
+            volume["name"] = json!("data");
+            spec["volumes"] = json!([volume]);
+            if self.device.is_some() {
+                container["volumeDevices"] = json!([{ "name": "data", "devicePath": "/dev/data" }]);
+            } else {
+                container["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+            }
+        }
+        if let Some(node) = self.node {
+            spec["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
+        }
+        if let Some(security) = &self.security {
+            spec["securityContext"] = security.clone();
+        }
+        spec["containers"] = json!([container]);
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": spec })
+    }
+}
+
+/// What is in the nodes' pools, and which devices are attached to them.
+fn left() -> Vec<String> {
+    let mut left = Vec::new();
+    for node in NODES {
+        let pool = format!("/var/lib/varve/{node}.img.mount");
+        let script = format!(
+            "find {pool}/volumes {pool}/cuts {pool}/making -mindepth 1 -maxdepth 1
+             device=$(findmnt --noheadings --output MAJ:MIN --mountpoint {pool} | tr -d ' ')
+             losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN | awk -v pool=\"$device\" '$2 == pool'"
+        );
+        let found = run_cluster(&["run", node, "bash", "-euc", &script]);
+        left.extend(found.lines().map(|line| format!("{node}: {line}")));
+    }
+    left
+}
