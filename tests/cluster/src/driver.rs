@@ -46,7 +46,6 @@ impl Driver {
         driver.varve(&["repository", "keygen", "--to", &driver.key.display().to_string()]);
         run_cluster(&["load", &project().join("target/image/varve.tar").display().to_string()]);
         driver.apply();
-        driver.name_nodes();
         driver.wait();
         driver
     }
@@ -66,20 +65,6 @@ impl Driver {
         );
         kubectl.apply(&secret("varve-credentials", "credentials", &file));
         kubectl.attempt(&["apply", "--filename", "-"], Some(&manifests)).expect("the manifests are taken");
-    }
-
-    /// Tells the controller where the agents of the nodes are.
-    pub(crate) fn name_nodes(&self) {
-        self.wait_for("daemonset/varve-node");
-        let component = "--selector=app.kubernetes.io/component=node";
-        let path = "jsonpath={range .items[*]}{.spec.nodeName} = \"{.status.podIP}:7420\"{\"\\n\"}{end}";
-        let nodes = self.kubectl.run(["get", "pods", component, "--output", path]);
-        let volumes = ".spec.template.spec.volumes[?(@.name==\"config\")].configMap.name";
-        let config = self.kubectl.field("deployment/varve-controller", volumes);
-        let written = self.kubectl.field(&format!("configmap/{config}"), ".data.varve\\.toml");
-        let patch = json!({ "data": { "varve.toml": format!("{written}\n[nodes]\n{nodes}") } }).to_string();
-        self.kubectl.run(["patch", "configmap", &config, "--patch", &patch]);
-        self.kubectl.run(["rollout", "restart", "deployment/varve-controller"]);
     }
 
     fn wait_for(&self, what: &str) {
