@@ -12,6 +12,7 @@ mod crashes;
 mod driver;
 mod kubectl;
 mod node_lost;
+mod scale;
 mod scene;
 mod snapshots;
 mod volumes;
@@ -29,11 +30,12 @@ use self::{driver::Driver, scene::Scene};
 type Case = fn(&Scene<'_>);
 
 /// What is tried, in this order.
-const CASES: [(&str, Case); 15] = [
+const CASES: [(&str, Case); 18] = [
     ("a_snapshot_is_restored_on_the_other_node", snapshots::is_restored_on_the_other_node),
     ("a_claim_is_cloned", snapshots::claim_is_cloned),
     ("a_raw_device_is_restored", snapshots::raw_device_is_restored),
     ("a_group_is_restored_as_of_one_instant", snapshots::group_is_restored),
+    ("a_source_goes_while_its_snapshot_is_on_its_way", snapshots::source_goes_while_its_snapshot_is_on_its_way),
     ("a_claim_grows_in_use", volumes::grows_in_use),
     ("files_belong_to_the_pods_group", volumes::files_belong_to_the_pods_group),
     ("one_pod_alone_has_a_claim_of_one_pod", volumes::one_pod_alone),
@@ -42,6 +44,8 @@ const CASES: [(&str, Case); 15] = [
     ("what_does_not_fit_on_a_node_goes_to_the_other", volumes::goes_where_there_is_room),
     ("bad_parameters_are_told_of_on_the_claim", bad_input::parameters_of_a_class),
     ("bad_sources_are_told_of_on_the_claim", bad_input::sources_of_a_claim),
+    ("a_node_is_drained", node_lost::node_is_drained),
+    ("many_at_once", scale::many_at_once),
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),
     ("everything_converges_whatever_is_killed", crashes::converge),
     ("snapshots_outlive_claim_and_node", node_lost::snapshots_outlive_claim_and_node),

@@ -77,3 +77,20 @@ pub(crate) fn group_is_restored(scene: &Scene<'_>) {
         assert_eq!(&scene.read(&pod), expected);
     }
 }
+
+/// The pod is deleted, and then the claim, while the snapshot is on its way to the repository: it arrives all the same.
+pub(crate) fn source_goes_while_its_snapshot_is_on_its_way(scene: &Scene<'_>) {
+    scene.claim("data", &Claim { class: "varve-xfs", ..Claim::default() });
+    scene.pod("writer", &Pod { node: Some("node-1"), claim: Some("data"), ..Pod::default() });
+    scene.kubectl.shell("writer", "dd if=/dev/urandom of=/data/large bs=1M count=400 conv=fsync 2>/dev/null");
+    let written = scene.read("writer");
+    scene.begin_snapshot("snapshot", "data");
+    scene.kubectl.wait_for("volumesnapshot/snapshot", "jsonpath={.status.creationTime}");
+    scene.kubectl.delete("pod/writer");
+    scene.kubectl.delete("pvc/data");
+    scene.kubectl.wait_for_field("volumesnapshot/snapshot", ".status.readyToUse", "true");
+    let source = Some(("VolumeSnapshot", "snapshot"));
+    scene.claim("restored", &Claim { class: "varve-xfs", source, ..Claim::default() });
+    scene.pod("reader", &Pod { node: Some("node-2"), claim: Some("restored"), ..Pod::default() });
+    assert_eq!(scene.read("reader"), written);
+}
