@@ -30,7 +30,7 @@ use self::{driver::Driver, scene::Scene};
 type Case = fn(&Scene<'_>);
 
 /// What is tried, in this order.
-const CASES: [(&str, Case); 18] = [
+const CASES: [(&str, Case); 22] = [
     ("a_snapshot_is_restored_on_the_other_node", snapshots::is_restored_on_the_other_node),
     ("a_claim_is_cloned", snapshots::claim_is_cloned),
     ("a_raw_device_is_restored", snapshots::raw_device_is_restored),
@@ -44,6 +44,10 @@ const CASES: [(&str, Case); 18] = [
     ("what_does_not_fit_on_a_node_goes_to_the_other", volumes::goes_where_there_is_room),
     ("bad_parameters_are_told_of_on_the_claim", bad_input::parameters_of_a_class),
     ("bad_sources_are_told_of_on_the_claim", bad_input::sources_of_a_claim),
+    ("a_clone_elsewhere_is_told_of_on_the_claim", bad_input::clone_elsewhere),
+    ("a_claim_in_use_is_not_deleted", bad_input::deletion_in_use),
+    ("a_foreign_handle_is_told_of_on_the_snapshot", bad_input::foreign_handle),
+    ("a_class_of_another_driver_is_told_of_on_the_snapshot", bad_input::foreign_class),
     ("a_node_is_drained", node_lost::node_is_drained),
     ("many_at_once", scale::many_at_once),
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),

@@ -34,9 +34,10 @@ impl<'a> Scene<'a> {
     /// # Panics
     /// Where something stays.
     pub(crate) fn end(self) {
-        // Pods first, since volumes in use are not deleted.
-        for kind in ["pods", "volumegroupsnapshots", "volumesnapshots", "persistentvolumeclaims"] {
-            self.kubectl.run(["delete", kind, "--all", "--timeout", "180s"]);
+        // Pods first, since volumes in use are not deleted; then all else at once, since a snapshot stays while a claim waits
+        // to be made from it.
+        for kinds in ["pods", "volumegroupsnapshots,volumesnapshots,persistentvolumeclaims"] {
+            self.kubectl.run(["delete", kinds, "--all", "--timeout", "180s"]);
         }
         self.kubectl.run(["delete", "namespace", &self.namespace, "--timeout", "180s"]);
         let of_namespace =

@@ -25,12 +25,14 @@ pub(crate) fn is_restored_on_the_other_node(scene: &Scene<'_>) {
 
 /// A clone has what its source had, and goes its own way.
 pub(crate) fn claim_is_cloned(scene: &Scene<'_>) {
+    // A clone is where its source is.
+    let node = Some("node-1");
     scene.claim("data", &Claim { class: "varve-xfs", ..Claim::default() });
-    scene.pod("writer", &Pod { claim: Some("data"), ..Pod::default() });
+    scene.pod("writer", &Pod { node, claim: Some("data"), ..Pod::default() });
     let written = scene.write("writer", "first");
     let source = Some(("PersistentVolumeClaim", "data"));
     scene.claim("clone", &Claim { class: "varve-xfs", source, ..Claim::default() });
-    scene.pod("reader", &Pod { claim: Some("clone"), ..Pod::default() });
+    scene.pod("reader", &Pod { node, claim: Some("clone"), ..Pod::default() });
     assert_eq!(scene.read("reader"), written);
     let later = scene.write("reader", "second");
     assert_ne!(later, written);
