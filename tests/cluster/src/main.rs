@@ -8,9 +8,11 @@
 //! It is a program of its own, since all cases share one installation, and since `cargo test` is not to start clusters.
 
 mod bad_input;
+mod certificate;
 mod crashes;
 mod driver;
 mod kubectl;
+mod metadata;
 mod node_lost;
 mod scale;
 mod scene;
@@ -30,12 +32,13 @@ use self::{driver::Driver, scene::Scene};
 type Case = fn(&Scene<'_>);
 
 /// What is tried, in this order.
-const CASES: [(&str, Case); 22] = [
+const CASES: &[(&str, Case)] = &[
     ("a_snapshot_is_restored_on_the_other_node", snapshots::is_restored_on_the_other_node),
     ("a_claim_is_cloned", snapshots::claim_is_cloned),
     ("a_raw_device_is_restored", snapshots::raw_device_is_restored),
     ("a_group_is_restored_as_of_one_instant", snapshots::group_is_restored),
     ("a_source_goes_while_its_snapshot_is_on_its_way", snapshots::source_goes_while_its_snapshot_is_on_its_way),
+    ("changed_blocks_are_those_that_changed", metadata::changed_blocks),
     ("a_claim_grows_in_use", volumes::grows_in_use),
     ("files_belong_to_the_pods_group", volumes::files_belong_to_the_pods_group),
     ("one_pod_alone_has_a_claim_of_one_pod", volumes::one_pod_alone),
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let driver = Driver::install();
     let (mut passed, mut failed) = (0, 0);
-    for (name, case) in CASES {
+    for &(name, case) in CASES {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

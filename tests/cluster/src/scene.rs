@@ -52,6 +52,11 @@ impl<'a> Scene<'a> {
         });
     }
 
+    /// Its namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The records of its volumes in the repository.
     pub(crate) fn volumes(&self) -> Vec<Value> {
         self.driver.volumes_of(&self.namespace)
