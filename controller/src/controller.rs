@@ -12,7 +12,7 @@ use varve_proto::csi::{
 };
 use varve_repository::{Repository, check::Report};
 
-use crate::{fleet::Fleet, nodes::Nodes, volume::health::Verdicts};
+use crate::{activity::Refusals, fleet::Fleet, nodes::Nodes, volume::health::Verdicts};
 
 /// What a controller is configured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,7 @@ struct Inner {
     options: Options,
     exclusive: Exclusive,
     verdicts: Verdicts,
+    refusals: Refusals,
 }
 
 impl Controller {
@@ -49,8 +50,14 @@ impl Controller {
     #[must_use]
     pub fn new(repository: Repository, nodes: Arc<dyn Nodes>, options: Options) -> Self {
         let fleet = Fleet::new(nodes, options.patience);
-        let inner =
-            Inner { repository, fleet, options, exclusive: Exclusive::default(), verdicts: Verdicts::default() };
+        let inner = Inner {
+            repository,
+            fleet,
+            options,
+            exclusive: Exclusive::default(),
+            verdicts: Verdicts::default(),
+            refusals: Refusals::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -90,6 +97,11 @@ impl Controller {
 
     pub(crate) fn verdicts(&self) -> &Verdicts {
         &self.inner.verdicts
+    }
+
+    /// What was asked for and could not be begun.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.inner.refusals
     }
 
     /// Takes an object for the length of a call.
