@@ -10,6 +10,7 @@
 mod bad_input;
 mod crashes;
 mod driver;
+mod events;
 mod kubectl;
 mod node_lost;
 mod scene;
@@ -29,7 +30,7 @@ use self::{driver::Driver, scene::Scene};
 type Case = fn(&Scene<'_>);
 
 /// What is tried, in this order.
-const CASES: [(&str, Case); 15] = [
+const CASES: [(&str, Case); 17] = [
     ("a_snapshot_is_restored_on_the_other_node", snapshots::is_restored_on_the_other_node),
     ("a_claim_is_cloned", snapshots::claim_is_cloned),
     ("a_raw_device_is_restored", snapshots::raw_device_is_restored),
@@ -42,6 +43,8 @@ const CASES: [(&str, Case); 15] = [
     ("what_does_not_fit_on_a_node_goes_to_the_other", volumes::goes_where_there_is_room),
     ("bad_parameters_are_told_of_on_the_claim", bad_input::parameters_of_a_class),
     ("bad_sources_are_told_of_on_the_claim", bad_input::sources_of_a_claim),
+    ("a_restored_claim_says_that_it_was_hydrated", events::restore_is_told_of),
+    ("a_snapshot_says_that_the_store_does_not_answer", events::silent_store_is_told_of),
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),
     ("everything_converges_whatever_is_killed", crashes::converge),
     ("snapshots_outlive_claim_and_node", node_lost::snapshots_outlive_claim_and_node),
