@@ -184,6 +184,19 @@ mod tests {
         assert_eq!(bench.controller.activities().await.unwrap(), []);
     }
 
+    #[tokio::test]
+    async fn a_snapshot_that_waits_for_its_volume_s_node_is_told_of() {
+        let bench = Bench::new(&["a"]).await;
+        let volume = bench.volume("one").await;
+        bench.set_reachable("a", false);
+        bench.snapshot("snapshot-1", &volume).await.unwrap_err();
+        let told = bench.controller.activities().await.unwrap();
+        assert!(matches!(&told[..], [one] if one.message.contains("node \"a\" cannot be reached")), "{told:?}");
+        bench.set_reachable("a", true);
+        bench.snapshot("snapshot-1", &volume).await.unwrap();
+        assert_eq!(bench.controller.activities().await.unwrap(), []);
+    }
+
     #[test]
     fn a_store_that_does_not_answer_is_called_so() {
         let delay = Delay::of_store(&unanswered());

@@ -100,6 +100,11 @@ impl Controller {
         for error in [current.as_ref().err(), record.as_ref().err()].into_iter().flatten() {
             self.refusals().note(&order.name, volume, Delay::of_store(error));
         }
+        let not_yet = |status: &Status| {
+            if let Some(delay) = Delay::of_node(status) {
+                self.refusals().note(&order.name, volume, delay);
+            }
+        };
         let (id, root) = stored(current)?;
         let _held_id = self.hold(super::exclusively(id))?;
         if let Some(root) = root {
@@ -108,7 +113,8 @@ impl Controller {
         }
         let record = stored(record)?.map(|record| record.value);
         self.refusals().forget(&order.name);
-        if let Some(cut) = self.find_cut(id, record.as_ref().map(|record| record.home_node.as_str())).await? {
+        let home = record.as_ref().map(|record| record.home_node.as_str());
+        if let Some(cut) = self.find_cut(id, home).await.inspect_err(not_yet)? {
             return order.accept(cut, volume);
         }
         let node_looks =
@@ -141,11 +147,7 @@ impl Controller {
             wait_millis: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         };
         let agent = self.fleet().agent(&record.home_node).await?;
-        let cuts = agent.create_cuts(request).await.inspect_err(|status| {
-            if let Some(delay) = Delay::of_node(status) {
-                self.refusals().note(&order.name, volume, delay);
-            }
-        })?;
+        let cuts = agent.create_cuts(request).await.inspect_err(not_yet)?;
         match cuts.first() {
             Some(cut) => order.accept(Snapshot::of_cut(agent.node(), cut)?, volume),
             None => Err(Status::internal("the agent answered no cut")),
