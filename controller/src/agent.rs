@@ -5,9 +5,9 @@ use std::{error::Error as _, future::Future, time::Duration};
 use tonic::{Code, Response, Status};
 use varve_csi::status::chain;
 use varve_proto::agent::{
-    CreateCutsRequest, CreateImageRequest, Cut, DeleteCutRequest, DeleteImageRequest, ExpandImageRequest,
-    ExpandImageResponse, GetPoolRequest, GetPoolResponse, Image, ListCutsRequest, ListImagesRequest,
-    ModifyImageRequest,
+    Activity, CreateCutsRequest, CreateImageRequest, Cut, DeleteCutRequest, DeleteImageRequest, ExpandImageRequest,
+    ExpandImageResponse, GetPoolRequest, GetPoolResponse, Image, ListActivitiesRequest, ListCutsRequest,
+    ListImagesRequest, ModifyImageRequest,
 };
 
 use crate::nodes::Client;
@@ -84,6 +84,11 @@ impl Agent {
 
     pub(crate) async fn pool(&self) -> Result<GetPoolResponse, Status> {
         self.question(self.client.clone().get_pool(GetPoolRequest {})).await
+    }
+
+    /// Lists what is under way and what needs a person.
+    pub(crate) async fn activities(&self) -> Result<Vec<Activity>, Status> {
+        Ok(self.question(self.client.clone().list_activities(ListActivitiesRequest {})).await?.activities)
     }
 
     /// Waits for work, for as long as the caller of the CSI call does.

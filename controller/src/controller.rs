@@ -13,7 +13,7 @@ use varve_proto::csi::{
 };
 use varve_repository::{Repository, check::Report};
 
-use crate::{fleet::Fleet, metadata::WALKS, nodes::Nodes, volume::health::Verdicts};
+use crate::{activity::Refusals, fleet::Fleet, metadata::WALKS, nodes::Nodes, volume::health::Verdicts};
 
 /// What a controller is configured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ struct Inner {
     exclusive: Exclusive,
     verdicts: Verdicts,
     walks: Semaphore,
+    refusals: Refusals,
 }
 
 impl Controller {
@@ -58,6 +59,7 @@ impl Controller {
             exclusive: Exclusive::default(),
             verdicts: Verdicts::default(),
             walks: Semaphore::new(WALKS),
+            refusals: Refusals::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -113,6 +115,11 @@ impl Controller {
     #[cfg(test)]
     pub(crate) fn handles(&self) -> usize {
         Arc::strong_count(&self.inner)
+    }
+
+    /// What was asked for and could not be begun.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.inner.refusals
     }
 
     /// Takes an object for the length of a call.

@@ -11,6 +11,7 @@
 //! metadata/   which blocks snapshots hold, and which differ between two
 //! placement   which node gets a new volume
 //! topology, presentation, parameters, deadline      what requests say, parsed before any I/O
+//! activity    what is under way in the cluster, for those who tell users
 //! catalog     the repository's records        fleet, agent, nodes      the nodes and what they are asked for
 //! ```
 //!
@@ -23,6 +24,7 @@
 //! A call that its caller leaves is dropped at its next await. What it had begun is found by the retry: claims stand in
 //! the repository, and the agents work on. Nothing is held but the serialisation, which the drop releases.
 
+mod activity;
 mod agent;
 mod catalog;
 mod controller;

@@ -106,6 +106,11 @@ impl Kubernetes {
         Some(Known { nodes: agents.len(), with_agent: agents.values().flatten().count() })
     }
 
+    /// The client that the nodes are watched by.
+    pub(crate) fn client(&self) -> Client {
+        self.api.clone().into_client()
+    }
+
     /// What is known of the agents; `None` while the first lists are still to come.
     fn agents(&self) -> Option<BTreeMap<String, Option<String>>> {
         self.slices.wait_until_ready().now_or_never()?.ok()?;

@@ -9,7 +9,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use varve_controller::{Controller, Options, nodes::Nodes};
-use varve_kubernetes::directory::{Known, Kubernetes};
+use varve_kubernetes::{
+    directory::{Known, Kubernetes},
+    events,
+};
 use varve_link::{
     Trust,
     directory::{Directory, Table},
@@ -44,9 +47,13 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     let repository = repository::open_shared(&settings.serve.access).await?;
     limit(&repository, settings.serve.bandwidth);
     monitor.watch_repository(&repository);
-    let directory = directory(settings.discovery, &monitor, &shutdown).await?;
+    let (directory, kubernetes) = directory(settings.discovery, &monitor, &shutdown).await?;
     let nodes = Arc::new(Dialled::new(&Trust::of(&repository), directory));
     let part = Part::start(repository.clone(), nodes, &settings.control, &name(), monitor.metrics(), shutdown.clone());
+    let telling = kubernetes.map(|kubernetes| {
+        let clock = Arc::clone(&repository.seams().clock);
+        events::start(&kubernetes, part.controller.clone(), Arc::new(move || clock.now()), shutdown.clone())
+    });
     let socket =
         Socket::new(endpoint.clone(), Controller::plugin_capabilities(), &monitor).with(|routes| part.add_to(routes));
     let announce = || {
@@ -57,28 +64,33 @@ pub(crate) async fn run(arguments: arguments::Controller) -> anyhow::Result<()> 
     // Also where serving failed, so that nothing goes on behind a process that is about to end.
     shutdown.cancel();
     part.end().await;
+    if let Some(telling) = telling
+        && let Err(error) = telling.await
+    {
+        tracing::error!(%error, "users were not told what is going on any more");
+    }
     served?;
     tracing::info!("ended");
     Ok(())
 }
 
-/// How nodes are found, until the process is to end.
+/// How nodes are found, until the process is to end; and by whom, where that is the Kubernetes API.
 async fn directory(
     discovery: Discovery,
     monitor: &Monitor,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Arc<dyn Directory>> {
+) -> anyhow::Result<(Arc<dyn Directory>, Option<Arc<Kubernetes>>)> {
     match discovery {
         Discovery::Table(nodes) => {
             let known = Known { nodes: nodes.len(), with_agent: nodes.len() };
             monitor.watch_nodes(move || Some(known));
-            Ok(Arc::new(Table::new(nodes)))
+            Ok((Arc::new(Table::new(nodes)), None))
         }
         Discovery::Kubernetes(service) => {
             let found = Arc::new(Kubernetes::watch(&service, shutdown).await?);
             let known = Arc::clone(&found);
             monitor.watch_nodes(move || known.known());
-            Ok(found)
+            Ok((Arc::clone(&found) as _, Some(found)))
         }
     }
 }

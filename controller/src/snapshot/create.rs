@@ -25,6 +25,7 @@ use varve_repository::{
 use super::Snapshot;
 use crate::{
     Controller,
+    activity::Delay,
     catalog::{self, stored},
     parameters::Durability,
     topology::Requirement,
@@ -95,13 +96,25 @@ impl Controller {
         // At once: each is a round trip to the store.
         let (current, record) =
             futures::join!(self.repository().current_snapshot(&order.name), self.repository().volume(volume));
+        // What the store does not answer is seen by nobody but the caller: no node has anything of it yet.
+        for error in [current.as_ref().err(), record.as_ref().err()].into_iter().flatten() {
+            self.refusals().note(&order.name, volume, Delay::of_store(error));
+        }
+        let not_yet = |status: &Status| {
+            if let Some(delay) = Delay::of_node(status) {
+                self.refusals().note(&order.name, volume, delay);
+            }
+        };
         let (id, root) = stored(current)?;
         let _held_id = self.hold(super::exclusively(id))?;
         if let Some(root) = root {
+            self.refusals().forget(&order.name);
             return order.accept(Snapshot::of_root(&root), volume);
         }
         let record = stored(record)?.map(|record| record.value);
-        if let Some(cut) = self.find_cut(id, record.as_ref().map(|record| record.home_node.as_str())).await? {
+        self.refusals().forget(&order.name);
+        let home = record.as_ref().map(|record| record.home_node.as_str());
+        if let Some(cut) = self.find_cut(id, home).await.inspect_err(not_yet)? {
             return order.accept(cut, volume);
         }
         let node_looks =
@@ -134,7 +147,7 @@ impl Controller {
             wait_millis: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         };
         let agent = self.fleet().agent(&record.home_node).await?;
-        let cuts = agent.create_cuts(request).await?;
+        let cuts = agent.create_cuts(request).await.inspect_err(not_yet)?;
         match cuts.first() {
             Some(cut) => order.accept(Snapshot::of_cut(agent.node(), cut)?, volume),
             None => Err(Status::internal("the agent answered no cut")),

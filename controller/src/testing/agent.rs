@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 use varve_proto::agent::{
-    Ailment, CreateCutsRequest, CreateCutsResponse, CreateImageRequest, CreateImageResponse, Cut, DeleteCutRequest,
-    DeleteCutResponse, DeleteImageRequest, DeleteImageResponse, Durability, ExpandImageRequest, ExpandImageResponse,
-    GetPoolRequest, GetPoolResponse, Image, ListCutsRequest, ListCutsResponse, ListImagesRequest, ListImagesResponse,
-    ModifyImageRequest, ModifyImageResponse, OffloadParameters, agent_server, create_cuts_request::Member, cut::State,
+    Activity, Ailment, CreateCutsRequest, CreateCutsResponse, CreateImageRequest, CreateImageResponse, Cut,
+    DeleteCutRequest, DeleteCutResponse, DeleteImageRequest, DeleteImageResponse, Durability, ExpandImageRequest,
+    ExpandImageResponse, GetPoolRequest, GetPoolResponse, Image, ListActivitiesRequest, ListActivitiesResponse,
+    ListCutsRequest, ListCutsResponse, ListImagesRequest, ListImagesResponse, ModifyImageRequest, ModifyImageResponse,
+    OffloadParameters, agent_server, create_cuts_request::Member, cut::State,
 };
 use varve_repository::{
     Repository, SnapshotState,
@@ -47,6 +48,7 @@ pub(crate) enum Method {
     ListCuts,
     DeleteCut,
     GetPool,
+    ListActivities,
 }
 
 /// What goes wrong with one call.
@@ -101,6 +103,7 @@ struct World {
     instants: i64,
     capacity: u64,
     ailments: Vec<Ailment>,
+    activities: Vec<Activity>,
     /// Whether offloads end within the wait of the call that began them.
     prompt: bool,
     waits: Vec<u32>,
@@ -125,6 +128,7 @@ impl FakeAgent {
             instants: 0,
             capacity: 100 * GIB,
             ailments: Vec::new(),
+            activities: Vec::new(),
             prompt: false,
             waits: Vec::new(),
             max_volumes: 0,
@@ -178,6 +182,10 @@ impl FakeAgent {
 
     pub(crate) fn set_ailments(&self, ailments: Vec<Ailment>) {
         self.state().ailments = ailments;
+    }
+
+    pub(crate) fn set_activities(&self, activities: Vec<Activity>) {
+        self.state().activities = activities;
     }
 
     /// Limits the volumes that may be published here; 0 lifts the limit.
@@ -469,6 +477,14 @@ impl agent_server::Agent for FakeAgent {
             })
         };
         self.answer(Method::GetPool, work).await
+    }
+
+    async fn list_activities(
+        &self,
+        _: Request<ListActivitiesRequest>,
+    ) -> Result<Response<ListActivitiesResponse>, Status> {
+        let work = async { Ok(ListActivitiesResponse { activities: self.state().activities.clone() }) };
+        self.answer(Method::ListActivities, work).await
     }
 }
 

@@ -220,6 +220,7 @@ fn image_of(record: &VolumeRecord) -> CreateImageRequest {
         capacity_bytes: record.capacity_bytes,
         presentation: record.presentation.as_str().to_owned(),
         offload: Some(super::modify::for_agent(record.offload)),
+        parameters: record.parameters.clone().into_iter().collect(),
         source: record.source.map(|source| match source {
             Source::Snapshot(id) => create_image_request::Source::SourceSnapshotId(id.to_string()),
             Source::Volume(id) => create_image_request::Source::SourceVolumeId(id.to_string()),

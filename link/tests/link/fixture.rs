@@ -21,10 +21,10 @@ use varve_link::{
     nodes::Dialled,
 };
 use varve_proto::agent::{
-    CreateCutsRequest, CreateCutsResponse, CreateImageRequest, CreateImageResponse, DeleteCutRequest,
+    Activity, CreateCutsRequest, CreateCutsResponse, CreateImageRequest, CreateImageResponse, DeleteCutRequest,
     DeleteCutResponse, DeleteImageRequest, DeleteImageResponse, ExpandImageRequest, ExpandImageResponse,
-    GetPoolRequest, GetPoolResponse, ListCutsRequest, ListCutsResponse, ListImagesRequest, ListImagesResponse,
-    ModifyImageRequest, ModifyImageResponse,
+    GetPoolRequest, GetPoolResponse, ListActivitiesRequest, ListActivitiesResponse, ListCutsRequest, ListCutsResponse,
+    ListImagesRequest, ListImagesResponse, ModifyImageRequest, ModifyImageResponse,
     agent_server::{Agent, AgentServer},
 };
 use varve_repository::{
@@ -81,6 +81,14 @@ struct Named(String);
 impl Agent for Named {
     async fn get_pool(&self, _: Request<GetPoolRequest>) -> Result<Response<GetPoolResponse>, Status> {
         Ok(Response::new(GetPoolResponse { node_id: self.0.clone(), ..Default::default() }))
+    }
+
+    async fn list_activities(
+        &self,
+        _: Request<ListActivitiesRequest>,
+    ) -> Result<Response<ListActivitiesResponse>, Status> {
+        let activity = Activity { volume_name: self.0.clone(), ..Default::default() };
+        Ok(Response::new(ListActivitiesResponse { activities: vec![activity] }))
     }
 
     async fn create_image(&self, _: Request<CreateImageRequest>) -> Result<Response<CreateImageResponse>, Status> {

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use varve_controller::nodes::{Error, Nodes as _};
 use varve_csi::status::chain;
 use varve_link::{Trust, directory::Table, nodes::Dialled};
-use varve_proto::agent::CreateImageRequest;
+use varve_proto::agent::{CreateImageRequest, ListActivitiesRequest};
 
 use self::fixture::{Moving, Node, Place, ask, ask_again, client};
 
@@ -27,16 +27,22 @@ async fn refusal(controller: &Trust, node: &Node) -> String {
 async fn processes_of_one_repository_know_one_another() {
     let place = Place::new();
     let node = Node::start(&place.open().await.0, "a").await;
-    let client = client(&place.open().await.0, node.address).await;
+    let mut client = client(&place.open().await.0, node.address).await;
     assert_eq!(ask(&client).await.unwrap(), "a");
+    let told = client.list_activities(ListActivitiesRequest {}).await.unwrap().into_inner();
+    assert_eq!(told.activities.into_iter().map(|activity| activity.volume_name).collect::<Vec<_>>(), ["a"]);
 }
 
 #[tokio::test]
 async fn another_repository_s_process_is_refused_by_both_sides() {
     let (place, other) = (Place::new(), Place::new());
     let node = Node::start(&place.open().await.0, "a").await;
-    let said = refusal(&other.open().await.0, &node).await;
+    let strangers = other.open().await.0;
+    let said = refusal(&strangers, &node).await;
     assert!(said.contains("not of this repository"), "{said}");
+    let mut stranger = client(&strangers, node.address).await;
+    let status = stranger.list_activities(ListActivitiesRequest {}).await.expect_err("nothing is told to strangers");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
 }
 
 #[tokio::test]

@@ -9,9 +9,7 @@ impl Agent {
     /// Finds out what is the matter with a volume; blocks. Empty when it is well.
     #[must_use]
     pub fn ailments(&self, volume: &Volume) -> Vec<Ailment> {
-        let mut ailments = Vec::new();
-        ailments.extend(self.unreadable_pool().or_else(|| image_ailment(volume)));
-        ailments.extend(self.stray_ailment(volume));
+        let mut ailments = self.image_ailments(volume);
         for cut in self.cuts().of_volume(volume.id()) {
             let status = cut.status().borrow().clone();
             match status {
@@ -29,6 +27,12 @@ impl Agent {
             }
         }
         ailments
+    }
+
+    /// Finds out what is the matter with a volume's image, whatever becomes of its snapshots; blocks.
+    pub(super) fn image_ailments(&self, volume: &Volume) -> Vec<Ailment> {
+        let unreadable = self.unreadable_pool().or_else(|| image_ailment(volume));
+        unreadable.into_iter().chain(self.stray_ailment(volume)).collect()
     }
 
     /// Finds out what is the matter with the pool; blocks. Empty when it is well.

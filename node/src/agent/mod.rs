@@ -7,6 +7,7 @@
 //! offload/     moving cuts into the repository, one lane a volume
 //! reconcile    what is put in order at the start
 //! account      what the repository knows of what is here, looked up now and then
+//! activity     what is under way and what needs a person, for those whom it concerns
 //! health       what is the matter with volumes and pool
 //! reading      how things stand, in numbers
 //! space        what goes when the pool runs full
@@ -23,6 +24,7 @@
 //! for every task and every blocking call. Nothing is ever frozen afterwards.
 
 mod account;
+mod activity;
 mod ailment;
 mod error;
 mod health;
@@ -71,6 +73,7 @@ struct Inner {
     stranded: Stranded,
     exclusive: Exclusive,
     creations: image::Creations,
+    activities: activity::Activities,
     offloads: offload::Offloads,
     strays: account::Strays,
     space: space::Space,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use varve_csi::{exclusive::Exclusive, status::chain};
 use varve_repository::{Repository, SnapshotState, stages::Stages};
 
-use super::{Agent, Inner, account::Strays, image::Creations, offload::Offloads, space::Space};
+use super::{Agent, Inner, account::Strays, activity::Activities, image::Creations, offload::Offloads, space::Space};
 use crate::{
     config::Config,
     cut::{Cut, Cuts, State, Status, Stranded, making, mounted},
@@ -126,6 +126,7 @@ pub(super) async fn start(config: Config, pool: Pool, repository: Repository) ->
         stranded: Stranded::default(),
         exclusive: Exclusive::default(),
         creations: Creations::default(),
+        activities: Activities::default(),
         stop: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }));

@@ -129,6 +129,15 @@ impl agent_server::Agent for Agent {
             .await?;
         Ok(Response::new(response))
     }
+
+    async fn list_activities(
+        &self,
+        _: Request<proto::ListActivitiesRequest>,
+    ) -> Result<Response<proto::ListActivitiesResponse>, Status> {
+        let _token = self.enter()?;
+        let activities = self.block(|agent| Ok(agent.activities())).await?;
+        Ok(Response::new(proto::ListActivitiesResponse { activities }))
+    }
 }
 
 impl TryFrom<proto::CreateImageRequest> for Wanted {
@@ -159,6 +168,7 @@ impl TryFrom<proto::CreateImageRequest> for Wanted {
             presentation,
             source,
             offload: offload(request.offload)?,
+            parameters: request.parameters.into_iter().collect(),
         })
     }
 }

@@ -343,6 +343,7 @@ impl Agent {
                 .map_err(Error::system("removing", folder))?;
             agent.cuts().remove(&cut.id());
             agent.0.offloads.forget(cut.id());
+            agent.0.activities.forget(cut.id());
             cut.set_status(Status::Removed);
             tracing::info!(snapshot = %cut.id(), "cut removed");
             Ok(())

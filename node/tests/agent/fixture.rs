@@ -143,6 +143,7 @@ impl Site {
             presentation: "ext4".into(),
             source: None,
             offload: None,
+            parameters: [].into(),
         }
     }
 
@@ -234,6 +235,11 @@ impl Node {
     pub(crate) async fn cuts(&self) -> Vec<proto::Cut> {
         let request = Request::new(proto::ListCutsRequest::default());
         self.agent.list_cuts(request).await.expect("cuts are listed").into_inner().cuts
+    }
+
+    pub(crate) async fn activities(&self) -> Vec<proto::Activity> {
+        let request = Request::new(proto::ListActivitiesRequest {});
+        self.agent.list_activities(request).await.expect("activities are listed").into_inner().activities
     }
 
     pub(crate) async fn delete_cut(&self, snapshot: SnapshotId) -> Result<(), Status> {

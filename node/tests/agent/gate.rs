@@ -18,6 +18,8 @@ pub(crate) enum Position {
     Shut,
     /// Whoever puts a pack is refused for good.
     Refuses,
+    /// Whoever puts a pack gets no answer.
+    Silent,
 }
 
 /// The store.
@@ -74,6 +76,7 @@ impl Gate {
                 path: location.to_string(),
                 source: "the gate refuses".into(),
             }),
+            Position::Silent => Err(object_store::Error::Generic { store: "gate", source: "no answer".into() }),
             Position::Open | Position::Shut => Ok(()),
         }
     }

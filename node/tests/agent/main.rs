@@ -1,5 +1,6 @@
 //! The agent on real pools: XFS and btrfs in files, loop devices, mounted file systems, a repository. Needs root.
 
+mod activity;
 mod fairness;
 mod fixture;
 mod full;

@@ -192,6 +192,7 @@ impl Node<'_> {
             presentation: presentation.into(),
             source,
             offload: None,
+            parameters: [].into(),
         };
         let record = VolumeRecord {
             id,

@@ -112,9 +112,19 @@ impl Driver {
 
     /// Kills the S3 server, and starts it again on what it stored.
     pub(crate) fn restart_store(&self) {
-        let mut store = self.store.borrow_mut();
-        *store = None;
-        *store = Some(S3::start_at(&self.folder.path().join("s3"), SocketAddr::new(MACHINE, STORE)));
+        self.stop_store();
+        self.start_store();
+    }
+
+    /// Kills the S3 server, if it runs.
+    pub(crate) fn stop_store(&self) {
+        *self.store.borrow_mut() = None;
+    }
+
+    /// Starts the S3 server on what it stored.
+    pub(crate) fn start_store(&self) {
+        let server = S3::start_at(&self.folder.path().join("s3"), SocketAddr::new(MACHINE, STORE));
+        *self.store.borrow_mut() = Some(server);
     }
 
     fn with_store<T>(&self, ask: impl FnOnce(&S3) -> T) -> T {

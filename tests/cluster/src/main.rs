@@ -11,6 +11,7 @@ mod bad_input;
 mod certificate;
 mod crashes;
 mod driver;
+mod events;
 mod kubectl;
 mod metadata;
 mod node_lost;
@@ -53,6 +54,8 @@ const CASES: &[(&str, Case)] = &[
     ("a_class_of_another_driver_is_told_of_on_the_snapshot", bad_input::foreign_class),
     ("a_node_is_drained", node_lost::node_is_drained),
     ("many_at_once", scale::many_at_once),
+    ("a_restored_claim_says_that_it_was_hydrated", events::restore_is_told_of),
+    ("a_snapshot_says_that_the_store_does_not_answer", events::silent_store_is_told_of),
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),
     ("everything_converges_whatever_is_killed", crashes::converge),
     ("snapshots_outlive_claim_and_node", node_lost::snapshots_outlive_claim_and_node),

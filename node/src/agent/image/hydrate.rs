@@ -15,6 +15,7 @@ use varve_repository::{
 };
 
 use super::{
+    super::activity::Hydration,
     Agent, Error, Result, Wanted,
     fill::{Making, fits},
 };
@@ -50,7 +51,8 @@ impl Agent {
             })
             .await?;
         let started = Instant::now();
-        let transferred = self.transfer(&root, target, &cancel).await;
+        let listed = Hydration::begin(self, &wanted, source);
+        let transferred = self.transfer(&root, target, &listed.progress, &cancel).await;
         let outcome = match &transferred {
             Ok(_) => Some(Outcome::Done),
             Err(varve_repository::Error::Interrupted) => None,
@@ -59,7 +61,7 @@ impl Agent {
         if let Some(outcome) = outcome {
             self.observer().hydrated(outcome, started.elapsed());
         }
-        match transferred {
+        let outcome = match transferred {
             Ok(statistics) => {
                 tracing::info!(
                     snapshot = %source, written = statistics.written_bytes,
@@ -79,17 +81,19 @@ impl Agent {
                     error => Err(error.into()),
                 }
             }
-        }
+        };
+        listed.end(&outcome);
+        outcome
     }
 
     async fn transfer(
         &self,
         root: &Root,
         target: ImageTarget,
+        progress: &Progress,
         cancel: &CancellationToken,
     ) -> varve_repository::Result<Statistics> {
         let _first = self.0.offloads.make_way();
-        let progress = Progress::within(self.stages());
         let work = self.repository().hydrate(root, Arc::new(target), progress.clone(), cancel.clone());
         tokio::pin!(work);
         let mut reports = interval_at(Tick::now() + REPORT, REPORT);

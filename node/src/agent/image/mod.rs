@@ -9,7 +9,7 @@ mod fill;
 mod hydrate;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt, fs,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
@@ -45,6 +45,8 @@ pub(super) struct Wanted {
     pub(super) presentation: Presentation,
     pub(super) source: Option<Source>,
     pub(super) offload: OffloadParameters,
+    /// Whom it is for, as the caller's caller says.
+    pub(super) parameters: BTreeMap<String, String>,
 }
 
 /// An image, as it is found.

@@ -100,6 +100,7 @@ impl Agent {
             };
             turn.end();
             let message = chain(&error);
+            self.0.activities.troubled(cut.id(), &error);
             let verdict = self.judge(cut, &error, &backoff, trust);
             if let Some(outcome) = verdict.outcome() {
                 self.observer().offloaded(outcome, started.elapsed());
@@ -295,6 +296,7 @@ impl Agent {
     async fn succeeded(&self, cut: &Cut, root: &Root, started: Instant) {
         let statistics = &root.statistics;
         self.observer().offloaded(Outcome::Done, started.elapsed());
+        self.0.activities.offloaded(root, started.elapsed());
         tracing::info!(
             method = ?root.method, base = ?root.base,
             changed = statistics.changed_bytes, read = statistics.read_bytes, stored = statistics.stored_bytes,
