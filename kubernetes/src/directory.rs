@@ -83,7 +83,7 @@ impl Kubernetes {
     pub async fn watch(service: &Service, cancel: &CancellationToken) -> Result<Self, Error> {
         let config = Config::infer().await?;
         let namespace = service.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let found = Self::with(Client::try_from(config)?, &namespace, &service.name, cancel);
+        let found = Self::with(client(config)?, &namespace, &service.name, cancel);
         tracing::info!(namespace, service = service.name, "nodes are found by the Kubernetes API");
         Ok(found)
     }
@@ -129,6 +129,12 @@ impl Kubernetes {
         };
         nodes::Error::Unreachable { node: node.to_owned(), reason }
     }
+}
+
+/// Makes a client that tells of a failure at once: watches are taken up again by themselves, and who asks is not to wait.
+fn client(mut config: Config) -> Result<Client, kube::Error> {
+    config.default_retry = false;
+    Client::try_from(config)
 }
 
 /// Keeps what a selector of labels takes, in a task of its own.

@@ -85,7 +85,7 @@ impl Server {
     }
 
     fn client(&self) -> Client {
-        Client::try_from(Config::new(self.url.parse().unwrap())).unwrap()
+        client(Config::new(self.url.parse().unwrap())).unwrap()
     }
 
     /// Puts an object, and tells those who watch.
