@@ -9,7 +9,9 @@
 
 mod bad_input;
 mod crashes;
+mod dr;
 mod driver;
+mod examples;
 mod kubectl;
 mod node_lost;
 mod scene;
@@ -29,7 +31,7 @@ use self::{driver::Driver, scene::Scene};
 type Case = fn(&Scene<'_>);
 
 /// What is tried, in this order.
-const CASES: [(&str, Case); 15] = [
+const CASES: [(&str, Case); 22] = [
     ("a_snapshot_is_restored_on_the_other_node", snapshots::is_restored_on_the_other_node),
     ("a_claim_is_cloned", snapshots::claim_is_cloned),
     ("a_raw_device_is_restored", snapshots::raw_device_is_restored),
@@ -42,6 +44,13 @@ const CASES: [(&str, Case); 15] = [
     ("what_does_not_fit_on_a_node_goes_to_the_other", volumes::goes_where_there_is_room),
     ("bad_parameters_are_told_of_on_the_claim", bad_input::parameters_of_a_class),
     ("bad_sources_are_told_of_on_the_claim", bad_input::sources_of_a_claim),
+    ("the_plugin_tells_how_things_stand", dr::plugin_tells),
+    ("a_snapshot_is_restored_in_another_namespace", dr::restored_elsewhere),
+    ("lost_objects_are_imported_from_the_repository", dr::lost_objects_are_imported),
+    ("the_example_of_a_snapshot_works", examples::manual_snapshot),
+    ("the_example_of_a_group_works", examples::group),
+    ("the_example_of_nightly_snapshots_keeps_seven", examples::nightly),
+    ("the_example_of_a_pipeline_fails_when_it_must", examples::pipeline),
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),
     ("everything_converges_whatever_is_killed", crashes::converge),
     ("snapshots_outlive_claim_and_node", node_lost::snapshots_outlive_claim_and_node),

@@ -51,6 +51,11 @@ impl<'a> Scene<'a> {
         });
     }
 
+    /// Its name.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The records of its volumes in the repository.
     pub(crate) fn volumes(&self) -> Vec<Value> {
         self.driver.volumes_of(&self.namespace)
