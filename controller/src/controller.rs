@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use varve_csi::exclusive::{Exclusive, Held};
 use varve_proto::csi::{
@@ -12,7 +13,7 @@ use varve_proto::csi::{
 };
 use varve_repository::{Repository, check::Report};
 
-use crate::{fleet::Fleet, nodes::Nodes, volume::health::Verdicts};
+use crate::{fleet::Fleet, metadata::WALKS, nodes::Nodes, volume::health::Verdicts};
 
 /// What a controller is configured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Default for Options {
     }
 }
 
-/// The CSI Controller and GroupController services. Cloning is cheap and shares everything.
+/// The CSI Controller, GroupController and SnapshotMetadata services. Cloning is cheap and shares everything.
 #[derive(Clone, Debug)]
 pub struct Controller {
     inner: Arc<Inner>,
@@ -42,6 +43,7 @@ struct Inner {
     options: Options,
     exclusive: Exclusive,
     verdicts: Verdicts,
+    walks: Semaphore,
 }
 
 impl Controller {
@@ -49,8 +51,14 @@ impl Controller {
     #[must_use]
     pub fn new(repository: Repository, nodes: Arc<dyn Nodes>, options: Options) -> Self {
         let fleet = Fleet::new(nodes, options.patience);
-        let inner =
-            Inner { repository, fleet, options, exclusive: Exclusive::default(), verdicts: Verdicts::default() };
+        let inner = Inner {
+            repository,
+            fleet,
+            options,
+            exclusive: Exclusive::default(),
+            verdicts: Verdicts::default(),
+            walks: Semaphore::new(WALKS),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -63,6 +71,7 @@ impl Controller {
             service(service::Type::ControllerService),
             service(service::Type::VolumeAccessibilityConstraints),
             service(service::Type::GroupControllerService),
+            service(service::Type::SnapshotMetadataService),
             service(service::Type::SnapshotAccessibilityConstraints),
             Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online.into() }),
         ]
@@ -90,6 +99,20 @@ impl Controller {
 
     pub(crate) fn verdicts(&self) -> &Verdicts {
         &self.inner.verdicts
+    }
+
+    /// Waits for one's turn to walk over the runs of snapshots.
+    ///
+    /// # Panics
+    /// Never: the semaphore is not closed.
+    pub(crate) async fn walk(&self) -> SemaphorePermit<'_> {
+        self.inner.walks.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// How many handles of this controller there are: its calls hold some.
+    #[cfg(test)]
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.inner)
     }
 
     /// Takes an object for the length of a call.

@@ -1,4 +1,4 @@
-//! Provisioning and snapshots: the CSI Controller and GroupController services.
+//! Provisioning and snapshots: the CSI Controller, GroupController and SnapshotMetadata services.
 //!
 //! The controller keeps nothing. What exists is in the repository's records and on the nodes; every call reads both and
 //! decides by them, so a controller may be killed, restarted or replaced between any two instructions.
@@ -8,6 +8,7 @@
 //! volume/     create, delete, publish, expand, modify, list, validate, capacity, health
 //! snapshot/   create, delete, list; what a snapshot is while it is a cut and once it is a root
 //! group/      group snapshots: several volumes at one instant
+//! metadata/   which blocks snapshots hold, and which differ between two
 //! placement   which node gets a new volume
 //! topology, presentation, parameters, deadline      what requests say, parsed before any I/O
 //! catalog     the repository's records        fleet, agent, nodes      the nodes and what they are asked for
@@ -28,6 +29,7 @@ mod controller;
 mod deadline;
 mod fleet;
 mod group;
+mod metadata;
 pub mod nodes;
 mod parameters;
 mod placement;

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 
 use tonic::Status;
+use varve_csi::topology;
 use varve_proto::agent::{Ailment, GetPoolResponse, ailment};
 
 use crate::{
@@ -59,8 +60,10 @@ impl Demand {
         }
         Err(match &self.bound_to {
             Some(only) if !self.requirement.admits(only) => Status::resource_exhausted(format!(
-                "the source is on node {only:?} alone, which accessibility_requirements ({}) exclude",
-                self.requirement.describe()
+                "the source is on node {only:?} alone, which accessibility_requirements ({}) exclude: place the pod there \
+                 (nodeSelector {}: {only}), or take a snapshot and restore that",
+                self.requirement.describe(),
+                topology::NODE
             )),
             Some(only) => Status::unavailable(format!("the source is on node {only:?} alone, which is not there")),
             None if names.is_empty() => Status::unavailable("there is no node yet"),

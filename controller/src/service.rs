@@ -1,7 +1,8 @@
 //! The gRPC services: each call is delegated to the file of its name.
 
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tonic::{Request, Response, Status};
-use varve_proto::csi::{self, controller_server, group_controller_server};
+use varve_proto::csi::{self, controller_server, group_controller_server, snapshot_metadata_server};
 
 use crate::{Controller, controller, deadline};
 
@@ -159,6 +160,28 @@ impl group_controller_server::GroupController for Controller {
         request: Request<csi::GetVolumeGroupSnapshotRequest>,
     ) -> Result<Response<csi::GetVolumeGroupSnapshotResponse>, Status> {
         self.get_group(request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl snapshot_metadata_server::SnapshotMetadata for Controller {
+    type GetMetadataAllocatedStream = BoxStream<'static, Result<csi::GetMetadataAllocatedResponse, Status>>;
+    type GetMetadataDeltaStream = BoxStream<'static, Result<csi::GetMetadataDeltaResponse, Status>>;
+
+    async fn get_metadata_allocated(
+        &self,
+        request: Request<csi::GetMetadataAllocatedRequest>,
+    ) -> Result<Response<Self::GetMetadataAllocatedStream>, Status> {
+        let answer = self.allocated_metadata(request.into_inner()).await?;
+        Ok(Response::new(answer.into_stream().map_ok(Into::into).boxed()))
+    }
+
+    async fn get_metadata_delta(
+        &self,
+        request: Request<csi::GetMetadataDeltaRequest>,
+    ) -> Result<Response<Self::GetMetadataDeltaStream>, Status> {
+        let answer = self.delta_metadata(request.into_inner()).await?;
+        Ok(Response::new(answer.into_stream().map_ok(Into::into).boxed()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Tests of the temporary folder that takes with it what stands on it.
 
-use std::{fs, path::Path};
+use std::{ffi::OsStr, fs, path::Path, process::Command};
 
-use super::{Loop, Mount, Scratch, parse_mount, standing_on, unescape};
+use super::{Loop, Mount, Scratch, backing, parse_mount, standing_on, unescape};
 
 #[test]
 fn a_mount_line_is_read_with_its_escapes() {
@@ -52,4 +52,37 @@ fn the_folder_is_gone_when_dropped() {
     assert_eq!(scratch.standing().expect("the kernel's tables can be read"), Vec::<String>::new());
     drop(scratch);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_device_on_a_file_of_a_mount_below_goes_with_the_folder() {
+    let scratch = Scratch::new("varve-scratch-").expect("a folder can be made");
+    let (pool, mount) = (scratch.path().join("pool.img"), scratch.path().join("pool"));
+    let image = mount.join("data/image-of-this-test");
+    let file = |path: &Path, bytes| fs::File::create(path).and_then(|file| file.set_len(bytes)).expect("a file");
+    file(&pool, 64 << 20);
+    fs::create_dir(&mount).expect("a folder");
+    run("mkfs.ext4", &["-q".as_ref(), pool.as_ref()]);
+    let below = run("losetup", &["--find".as_ref(), "--show".as_ref(), pool.as_ref()]);
+    run("mount", &[below.as_ref(), mount.as_ref()]);
+    fs::create_dir(mount.join("data")).expect("a folder");
+    file(&image, 1 << 20);
+    let above = run("losetup", &["--find".as_ref(), "--show".as_ref(), image.as_ref()]);
+    assert_eq!(scratch.standing().expect("the kernel's tables can be read").len(), 3);
+    scratch.remove().expect("it can be removed");
+    // Somebody else may have the numbers by now, but not these files.
+    for device in [below, above] {
+        let name = Path::new(&device).file_name().and_then(OsStr::to_str).expect("a name");
+        let backing = backing(name).unwrap_or_default().display().to_string();
+        assert!(!backing.contains(&pool.display().to_string()), "{name}: {backing}");
+        assert!(!backing.contains("image-of-this-test"), "{name}: {backing}");
+    }
+}
+
+/// Runs a tool and returns what it printed.
+fn run(tool: &str, arguments: &[&OsStr]) -> String {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(tool).args(arguments).env("PATH", path).output().expect("it can be started");
+    assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -31,7 +31,7 @@ start_control_plane() {
     kubectl apply --filename "$crds" --server-side >/dev/null
     kubectl wait --for condition=Established --timeout 60s --filename "$crds" >/dev/null
     # Part of a cluster's distribution, as its documentation has it: once a cluster, whatever drivers there are.
-    start_process snapshot-controller snapshot-controller --kubeconfig "$kubeconfig"
+    start_process snapshot-controller snapshot-controller --kubeconfig "$kubeconfig" --kube-api-qps 50 --kube-api-burst 100
     until_true controller-manager 'pods can be made' kubectl get serviceaccount default
 }
 

@@ -1,4 +1,5 @@
-//! `varve controller`: CSI Identity, Controller and GroupController on a Unix socket; the nodes over the agent API.
+//! `varve controller`: CSI Identity, Controller, GroupController and SnapshotMetadata on a Unix socket; the nodes over the
+//! agent API.
 //!
 //! It keeps nothing, so it may be killed at any moment, and several may run at once.
 
@@ -14,7 +15,10 @@ use varve_link::{
     directory::{Directory, Table},
     nodes::Dialled,
 };
-use varve_proto::csi::{controller_server::ControllerServer, group_controller_server::GroupControllerServer};
+use varve_proto::csi::{
+    controller_server::ControllerServer, group_controller_server::GroupControllerServer,
+    snapshot_metadata_server::SnapshotMetadataServer,
+};
 use varve_repository::Repository;
 
 use super::{
@@ -115,6 +119,7 @@ impl Part {
         routes
             .add_service(ControllerServer::new(self.controller.clone()))
             .add_service(GroupControllerServer::new(self.controller.clone()))
+            .add_service(SnapshotMetadataServer::new(self.controller.clone()))
     }
 
     /// Waits until what went on beside the calls has ended.

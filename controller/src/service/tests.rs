@@ -7,12 +7,13 @@ use tonic::{Request, transport::Server};
 use varve_proto::csi::{
     self, controller_client::ControllerClient, controller_server::ControllerServer,
     group_controller_client::GroupControllerClient, group_controller_server::GroupControllerServer,
-    plugin_capability::service,
+    plugin_capability::service, snapshot_metadata_client::SnapshotMetadataClient,
+    snapshot_metadata_server::SnapshotMetadataServer,
 };
 
 use crate::{
     Controller,
-    testing::{Bench, connect, order},
+    testing::{Bench, Image, connect, order},
 };
 
 /// Serves the controller and connects to it.
@@ -21,7 +22,8 @@ async fn channel(bench: &Bench) -> tonic::transport::Channel {
     let incoming = tokio_stream::once(Ok::<_, io::Error>(server)).chain(tokio_stream::pending());
     let router = Server::builder()
         .add_service(ControllerServer::new(bench.controller.clone()))
-        .add_service(GroupControllerServer::new(bench.controller.clone()));
+        .add_service(GroupControllerServer::new(bench.controller.clone()))
+        .add_service(SnapshotMetadataServer::new(bench.controller.clone()));
     tokio::spawn(router.serve_with_incoming(incoming));
     connect(client).await
 }
@@ -82,6 +84,7 @@ async fn every_capability_that_holds_is_claimed_and_no_other() {
             service::Type::ControllerService,
             service::Type::VolumeAccessibilityConstraints,
             service::Type::GroupControllerService,
+            service::Type::SnapshotMetadataService,
             service::Type::SnapshotAccessibilityConstraints,
         ]
     );
@@ -104,4 +107,62 @@ async fn a_snapshot_waits_no_longer_than_the_caller() {
         client.create_snapshot(request).await.unwrap();
     }
     assert_eq!(bench.agent("a").waits(), [2000, 2000, 1500]);
+}
+
+/// A snapshot of so many ranges of one block each.
+async fn comb(bench: &Bench, teeth: u64) -> String {
+    let mut image = Image::new("data", teeth * 2);
+    for tooth in 0..teeth {
+        image.write(tooth * 2..tooth * 2 + 1, 1);
+    }
+    bench.commit("comb", &mut image).await
+}
+
+#[tokio::test]
+async fn metadata_is_streamed_to_its_end() {
+    let bench = Bench::new(&["a"]).await;
+    let snapshot_id = comb(&bench, 5000).await;
+    let base_snapshot_id = bench.commit("empty", &mut Image::new("data", 1)).await;
+    let mut client = SnapshotMetadataClient::new(channel(&bench).await);
+    let request = csi::GetMetadataAllocatedRequest { snapshot_id: snapshot_id.clone(), ..Default::default() };
+    let mut messages = client.get_metadata_allocated(request).await.unwrap().into_inner();
+    let mut allocated = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        assert_eq!(message.volume_capacity_bytes, 10_000 * 4096);
+        allocated.extend(message.block_metadata);
+    }
+    let request = csi::GetMetadataDeltaRequest {
+        base_snapshot_id,
+        target_snapshot_id: snapshot_id,
+        max_results: 7,
+        ..Default::default()
+    };
+    let mut messages = client.get_metadata_delta(request).await.unwrap().into_inner();
+    let mut changed = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        assert!(message.block_metadata.len() <= 7);
+        changed.extend(message.block_metadata);
+    }
+    let expected: Vec<_> =
+        (0..5000).map(|tooth| csi::BlockMetadata { byte_offset: tooth * 8192, size_bytes: 4096 }).collect();
+    assert_eq!((&allocated, &changed), (&expected, &expected));
+}
+
+#[tokio::test]
+async fn metadata_that_nobody_reads_any_more_is_not_looked_for() {
+    let bench = Bench::new(&["a"]).await;
+    // A message each: far more than fits into the buffers on the way.
+    let snapshot_id = comb(&bench, 20_000).await;
+    let mut client = SnapshotMetadataClient::new(channel(&bench).await);
+    let request = csi::GetMetadataAllocatedRequest { snapshot_id, max_results: 1, ..Default::default() };
+    let mut messages = client.get_metadata_allocated(request).await.unwrap().into_inner();
+    assert_eq!(messages.message().await.unwrap().unwrap().block_metadata.len(), 1);
+    let answering = bench.controller.handles();
+    drop(messages);
+    let gone = async {
+        while bench.controller.handles() == answering {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the answer is given up");
 }

@@ -2,6 +2,7 @@
 //! served in this process.
 
 mod agent;
+mod image;
 mod store;
 
 use std::{
@@ -30,7 +31,10 @@ use varve_repository::{
     store::Store,
 };
 
-pub(crate) use self::agent::{FakeAgent, Fault, Method};
+pub(crate) use self::{
+    agent::{FakeAgent, Fault, Method},
+    image::Image,
+};
 use crate::{
     Controller, Options,
     nodes::{Client, Error, Nodes},
@@ -172,7 +176,9 @@ pub(crate) async fn connect(client: tokio::io::DuplexStream) -> Channel {
         let client = client.take().map(TokioIo::new).ok_or_else(|| io::Error::other("the other end is closed"));
         async move { client }
     });
-    Endpoint::from_static("http://agent").connect_with_connector(connector).await.expect("the pipe is open")
+    // The window that HTTP/2 begins with, so that an answer that nobody reads does not go far.
+    let endpoint = Endpoint::from_static("http://agent").initial_stream_window_size(65_535);
+    endpoint.connect_with_connector(connector).await.expect("the pipe is open")
 }
 
 /// A request for a mounted volume of 1 GiB.

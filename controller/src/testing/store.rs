@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 
 /// The store.
@@ -30,6 +30,11 @@ impl Breakable {
     /// Does the next put, and loses its answer.
     pub(crate) fn lose_answer(&self) {
         self.loses.store(true, Ordering::SeqCst);
+    }
+
+    /// Loses an object.
+    pub(crate) async fn remove(&self, key: &str) {
+        self.inner.delete(&Path::from(key)).await.expect("it is there");
     }
 
     fn check(&self, path: &Path) -> Result<()> {

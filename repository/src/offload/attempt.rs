@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Against, Request,
     begin::{Beginning, Begun},
+    budget::{SCAN_AHEAD, offload_bytes},
     compare::Comparison,
     journal::Journal,
     level::Level,
@@ -28,7 +29,7 @@ use super::{
     remembered::Remembered,
     runs::Stored,
     scan::{READS_AHEAD, Scan},
-    transfer::{LastPut, SCAN_AHEAD, Transfer, offload_bytes},
+    transfer::{LastPut, Transfer},
 };
 use crate::{
     Error, Repository, Result,

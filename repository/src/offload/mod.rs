@@ -5,7 +5,9 @@
 //! [remembered] the changes                      found once where they are few
 //! [scan]       reads the cut in order           a thread
 //! [ahead]      several reads at once            some more
-//! [transfer]   chunks into packs, packs put     hashing and compression on all cores
+//! [prepare]    chunks hashed and compressed     on all cores
+//! [transfer]   chunks into packs, packs put     in the scan's order
+//! [budget]     memory, and what it allows
 //! [packs]      which they are                  positions while extents are drafted
 //! [dedup]      chunks that are stored already   an index of bounded size
 //! [compare]    chunks that others stored        walks what is pinned along with the scan
@@ -27,6 +29,7 @@
 mod ahead;
 mod attempt;
 mod begin;
+mod budget;
 mod compare;
 mod dedup;
 mod gather;
@@ -34,6 +37,7 @@ mod journal;
 mod level;
 mod packs;
 mod pins;
+mod prepare;
 mod remembered;
 mod resume;
 mod runs;

@@ -14,7 +14,7 @@
 //! Every few packs it is looked whether the snapshot is still wanted, beside the work: a deletion ends it soon.
 //!
 //! # Invariants
-//! Memory: what an offload needs to come forward is leased before it begins ([`offload_bytes`]): batches under way, the
+//! Memory: what an offload needs to come forward is leased before it begins (`super::budget`): batches under way, the
 //! index, and a reserve for what may come between two marks. A pack is filled with what is leased for it as it grows. Where
 //! nothing more is free it waits for the packs that this offload is putting; where there are none, the reserve takes what
 //! is left up to the next mark, where the pack then ends. So packs are smaller where memory is low, and nothing waits for
@@ -23,9 +23,8 @@
 //! # Cancellation
 //! Dropping the future aborts the puts under way; a pack that was stored nevertheless is garbage of its upload.
 
-use std::{collections::VecDeque, num::NonZero, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use futures::{
     StreamExt,
     stream::{FuturesOrdered, FuturesUnordered},
@@ -35,23 +34,24 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    budget::{batches, pack_bytes},
     compare::{Candidate, Comparison},
     dedup::{Index, Known},
-    gather::{Chunk, Gathered, Mark},
+    gather::{Chunk, Gathered},
     journal::{Entry, Journal, Stretch},
     level::Level,
     packs::{Counts, Packs},
+    prepare::{Body, Prepared, PreparedChunk, prepare},
     resume::Recovered,
-    scan::READS_AHEAD,
 };
 use crate::{
     Error, Repository, Result, SnapshotState,
     bandwidth::Bandwidth,
-    block::{BLOCK_SIZE, BlockRange, Blocks},
-    id::{ChunkId, PackId, SnapshotId, UploadId},
-    memory::{Lease, Memory},
+    block::{BLOCK_SIZE, Blocks},
+    id::{PackId, SnapshotId, UploadId},
+    memory::Lease,
     mutation::Mutation,
-    pack::{self, Compressor, Encoded, PackReference},
+    pack::{self, Compressor, PackReference},
     progress::Progress,
     record::{
         snapshot::{RunReference, SnapshotStatistics},
@@ -63,27 +63,8 @@ use crate::{
     work::{Worker, joined},
 };
 
-/// A pack is closed at the first mark where it has this many bytes, or less where there is less memory.
-const PACK_BYTES: u32 = 32 << 20;
-
-/// A pack is closed at a mark where it has this many bytes, however little memory there is, unless the bandwidth is low.
-const LEAST_PACK_BYTES: u32 = 4 << 20;
-
-/// The parts of the memory that packs may take, in packs: as many as that are filled and put at once.
-const PACKS_IN_MEMORY: usize = 6;
-
-/// What a pack may take between two marks beyond what it had at the first: fewer than 2048 blocks, chunks' tags and table
-/// entries among them.
-const RESERVE: usize = (8 << 20) + (256 << 10);
-
 /// A pack's memory is leased in steps of so many bytes.
 const STEP: usize = 1 << 20;
-
-/// Memory for a batch under way: as it was read, and as it is compressed.
-const BATCH_BYTES: usize = (2 << 20) + (128 << 10);
-
-/// Memory for what is neither a batch nor a pack: reads ahead, the index of chunks, extents, a run being written.
-const CONSTANT_BYTES: usize = (12 << 20) + (READS_AHEAD << 20);
 
 /// A pack is closed at the first mark where it has this many chunks: a mark comes every 2048 chunks at the latest.
 const PACK_CHUNKS: usize = pack::MAX_CHUNKS / 2;
@@ -96,27 +77,6 @@ const PUTS: usize = 8;
 
 /// After this many stretches, 128 MiB or so, it is looked whether the snapshot is still wanted.
 const STRETCHES_BETWEEN_LOOKS: u64 = 4;
-
-/// Batches that the scan may be ahead.
-pub(super) const SCAN_AHEAD: usize = 3;
-
-/// How many batches are hashed and compressed at once.
-fn batches(memory: &Memory) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    (2 * cores).min(memory.total() / 8 / BATCH_BYTES).max(2)
-}
-
-/// Memory that an offload cannot do without, in bytes.
-pub(super) fn offload_bytes(memory: &Memory) -> usize {
-    // One more is in the scan's hands, and one is being placed.
-    (SCAN_AHEAD + 1 + batches(memory) + 1) * BATCH_BYTES + RESERVE + CONSTANT_BYTES
-}
-
-/// How large packs are made, as the memory allows.
-fn pack_bytes(memory: &Memory) -> u32 {
-    let share = u32::try_from(memory.total() / PACKS_IN_MEMORY).unwrap_or(PACK_BYTES);
-    share.clamp(LEAST_PACK_BYTES, PACK_BYTES)
-}
 
 /// What the stages share.
 pub(super) struct Transfer {
@@ -169,26 +129,6 @@ struct Draft {
     unmarked: bool,
     statistics: SnapshotStatistics,
     extents: Vec<Extent<u32>>,
-}
-
-/// What the cores have made of what was gathered.
-enum Prepared {
-    Chunk(PreparedChunk),
-    Zero(BlockRange),
-    Mark(Mark),
-}
-
-struct PreparedChunk {
-    id: ChunkId,
-    ranges: Vec<BlockRange>,
-    blocks: u8,
-    body: Body,
-}
-
-enum Body {
-    Encoded(Encoded),
-    /// The chunk was found, so that it was not compressed.
-    Plain(Bytes),
 }
 
 type Preparing = Pin<Box<dyn Future<Output = Result<Vec<Prepared>>> + Send>>;
@@ -391,26 +331,11 @@ impl Transfer {
         }
         let (repository, index) = (self.repository.clone(), Arc::clone(&self.index));
         let (compressor, stages) = (Arc::clone(&self.compressor), self.stages.clone());
-        Ok(self.worker.compute(move || {
-            let prepare = |gathered| match gathered {
-                Gathered::Zero(range) => Prepared::Zero(range),
-                Gathered::Mark(mark) => Prepared::Mark(mark),
-                Gathered::Chunk(Chunk { ranges, bytes }) => {
-                    let length = bytes.len() as u64;
-                    let id = stages.timed(Stage::Hash, length, || repository.data_key().chunk_id(&bytes));
-                    let blocks = u8::try_from(length / BLOCK_SIZE).expect("a chunk has at most 32 blocks");
-                    let body = match index.find(&id) {
-                        Some(_) => Body::Plain(bytes),
-                        None => {
-                            let encode = || compressor.encode_slice(&bytes);
-                            Body::Encoded(stages.timed(Stage::Compress, length, encode))
-                        }
-                    };
-                    Prepared::Chunk(PreparedChunk { id, ranges, blocks, body })
-                }
-            };
+        let preparing = self.worker.compute(move || {
+            let prepare = |gathered| prepare(gathered, &repository, &index, &compressor, &stages);
             gathered.into_iter().map(prepare).collect()
-        }))
+        });
+        Ok(Box::pin(preparing))
     }
 
     /// Places what was prepared, in the scan's order; tells whether the stretch is to end here.

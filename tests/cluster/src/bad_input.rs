@@ -26,3 +26,67 @@ pub(crate) fn sources_of_a_claim(scene: &Scene<'_>) {
     scene.kubectl.apply(&pod.object("reader"));
     scene.kubectl.wait_for_event("pvc/small", &["less than", "snapshot"]);
 }
+
+/// A clone that is to be where its source is not.
+pub(crate) fn clone_elsewhere(scene: &Scene<'_>) {
+    scene.claim("data", &Claim::default());
+    scene.pod("writer", &Pod { node: Some("node-1"), claim: Some("data"), ..Pod::default() });
+    scene.claim("clone", &Claim { source: Some(("PersistentVolumeClaim", "data")), ..Claim::default() });
+    let pod = Pod { node: Some("node-2"), claim: Some("clone"), ..Pod::default() };
+    scene.kubectl.apply(&pod.object("reader"));
+    scene.kubectl.wait_for_event("pvc/clone", &["node-1", "nodeSelector", "snapshot"]);
+}
+
+/// A claim that is in use is not deleted, and says so; it goes once its pod has gone.
+pub(crate) fn deletion_in_use(scene: &Scene<'_>) {
+    scene.claim("data", &Claim::default());
+    scene.pod("writer", &Pod { claim: Some("data"), ..Pod::default() });
+    let written = scene.write("writer", "first");
+    scene.kubectl.run(["delete", "pvc", "data", "--wait=false"]);
+    scene.kubectl.wait_for_field("pvc/data", ".status.phase", "Bound");
+    assert!(scene.kubectl.field("pvc/data", ".metadata.finalizers").contains("kubernetes.io/pvc-protection"));
+    assert_eq!(scene.read("writer"), written, "it stays in use");
+    scene.kubectl.delete("pod/writer");
+    scene.kubectl.wait_until_gone("pvc/data");
+}
+
+/// A snapshot of a foreign handle: it says which snapshot there is not, and nothing can be made from it.
+pub(crate) fn foreign_handle(scene: &Scene<'_>) {
+    let name = "foreign";
+    let namespace = scene.kubectl.field("serviceaccount/default", ".metadata.namespace");
+    scene.kubectl.apply(&json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent", "metadata": { "name": name },
+        "spec": {
+            "driver": "csi.varve.io", "deletionPolicy": "Retain", "source": { "snapshotHandle": "vs-of-another-driver" },
+            "volumeSnapshotRef": { "name": name, "namespace": namespace },
+        },
+    }));
+    scene.kubectl.apply(&json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
+        "spec": { "source": { "volumeSnapshotContentName": name } },
+    }));
+    scene.kubectl.wait_for("volumesnapshotcontent/foreign", "jsonpath={.status.error.message}");
+    let said = scene.kubectl.field("volumesnapshotcontent/foreign", ".status.error.message");
+    assert!(said.contains("vs-of-another-driver"), "{said}");
+    scene.kubectl.run(["delete", "volumesnapshot", name, "--wait=false"]);
+    scene.kubectl.delete("volumesnapshotcontent/foreign");
+}
+
+/// A snapshot of a class of another driver: it says that the class does not fit.
+pub(crate) fn foreign_class(scene: &Scene<'_>) {
+    scene.kubectl.apply(&json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": { "name": "foreign" },
+        "driver": "csi.example.net", "deletionPolicy": "Delete",
+    }));
+    scene.claim("data", &Claim::default());
+    scene.pod("writer", &Pod { claim: Some("data"), ..Pod::default() });
+    scene.kubectl.apply(&json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": "snapshot" },
+        "spec": { "volumeSnapshotClassName": "foreign", "source": { "persistentVolumeClaimName": "data" } },
+    }));
+    scene.kubectl.wait_for("volumesnapshot/snapshot", "jsonpath={.status.error.message}");
+    let said = scene.kubectl.field("volumesnapshot/snapshot", ".status.error.message");
+    assert!(said.contains("driver"), "{said}");
+    scene.kubectl.delete("volumesnapshot/snapshot");
+    scene.kubectl.delete("volumesnapshotclass/foreign");
+}

@@ -1,4 +1,4 @@
-//! The driver's installation: an S3 server beside the cluster, the two secrets, the manifests of `deploy/`.
+//! The driver's installation: an S3 server beside the cluster, the secrets, the manifests of `deploy/`.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,10 @@ use std::{
 use serde_json::{Value, json};
 use varve_harness::{S3, Scratch, wait_for};
 
-use crate::kubectl::{Kubectl, project, run_cluster};
+use crate::{
+    certificate::Certificate,
+    kubectl::{Kubectl, project, run_cluster},
+};
 
 /// Where the driver is.
 pub(crate) const NAMESPACE: &str = "varve-system";
@@ -31,6 +34,7 @@ pub(crate) struct Driver {
     store: RefCell<Option<S3>>,
     folder: Scratch,
     key: PathBuf,
+    certificate: Certificate,
 }
 
 impl Driver {
@@ -41,7 +45,8 @@ impl Driver {
     pub(crate) fn install() -> Self {
         let folder = Scratch::new("varve-cluster-").expect("a folder can be made");
         let key = folder.path().join("master.key");
-        let driver = Self { kubectl: Kubectl::new(NAMESPACE), store: RefCell::default(), folder, key };
+        let certificate = Certificate::make(folder.path());
+        let driver = Self { kubectl: Kubectl::new(NAMESPACE), store: RefCell::default(), folder, key, certificate };
         driver.restart_store();
         driver.varve(&["repository", "keygen", "--to", &driver.key.display().to_string()]);
         run_cluster(&["load", &project().join("target/image/varve.tar").display().to_string()]);
@@ -64,6 +69,11 @@ impl Driver {
             value("AWS_SECRET_ACCESS_KEY")
         );
         kubectl.apply(&secret("varve-credentials", "credentials", &file));
+        kubectl.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": { "name": "varve-snapshot-metadata" },
+            "stringData": { "tls.crt": self.certificate.certificate(), "tls.key": self.certificate.key() },
+        }));
         kubectl.attempt(&["apply", "--filename", "-"], Some(&manifests)).expect("the manifests are taken");
     }
 
@@ -84,6 +94,20 @@ impl Driver {
                 known.contains("csi.varve.io").then_some(())
             });
         }
+    }
+
+    /// Says in the SnapshotMetadataService where this machine reaches the service, and by which authority it is known.
+    /// There is no kube-proxy and no DNS: it is the address of a pod that is ready.
+    pub(crate) fn announce_metadata(&self) {
+        let pod = wait_for("the metadata service has a pod that is ready", || {
+            let ready = "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses[0]}";
+            let service = "kubernetes.io/service-name=varve-snapshot-metadata";
+            let pods = self.kubectl.run(["get", "endpointslices", "--selector", service, "--output", ready]);
+            pods.split_whitespace().next().map(str::to_owned)
+        });
+        let spec = json!({ "address": format!("{pod}:50051"), "caCert": self.certificate.authority() });
+        let patch = json!({ "spec": spec }).to_string();
+        self.kubectl.run(["patch", "snapshotmetadataservice", "csi.varve.io", "--type", "merge", "--patch", &patch]);
     }
 
     /// Kills the S3 server, and starts it again on what it stored.

@@ -77,7 +77,7 @@ impl Kubectl {
     /// # Panics
     /// Where it does not get it; with the object and its events.
     pub(crate) fn wait_for_field(&self, object: &str, path: &str, value: &str) {
-        self.wait(object, &format!("jsonpath={{{path}}}={value}"));
+        self.wait_for(object, &format!("jsonpath={{{path}}}={value}"));
     }
 
     /// Waits until a condition is true, as in `Ready` of a pod.
@@ -85,7 +85,7 @@ impl Kubectl {
     /// # Panics
     /// As [`wait_for_field`](Self::wait_for_field).
     pub(crate) fn wait_for_condition(&self, object: &str, condition: &str) {
-        self.wait(object, &format!("condition={condition}"));
+        self.wait_for(object, &format!("condition={condition}"));
     }
 
     /// Waits until an object that is being deleted is gone.
@@ -93,10 +93,14 @@ impl Kubectl {
     /// # Panics
     /// As [`wait_for_field`](Self::wait_for_field).
     pub(crate) fn wait_until_gone(&self, object: &str) {
-        self.wait(object, "delete");
+        self.wait_for(object, "delete");
     }
 
-    fn wait(&self, object: &str, what: &str) {
+    /// Waits until something holds, in the words of `kubectl wait --for`.
+    ///
+    /// # Panics
+    /// As [`wait_for_field`](Self::wait_for_field).
+    pub(crate) fn wait_for(&self, object: &str, what: &str) {
         let timeout = format!("{PATIENCE}s");
         if let Err(error) = self.attempt(&["wait", object, "--for", what, "--timeout", &timeout], None) {
             let state = self.attempt(&["get", object, "--output", "yaml"], None).unwrap_or_else(|error| error);

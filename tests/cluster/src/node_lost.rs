@@ -33,6 +33,36 @@ fn kill_all(component: &str) {
     }
 }
 
+/// A node is drained: its pod waits, since its volume is there; the snapshot is restored on the other node meanwhile; and
+/// after the node is back in use the pod goes on where it was.
+pub(crate) fn node_is_drained(scene: &Scene<'_>) {
+    scene.claim("data", &Claim::default());
+    let writer = Pod { claim: Some("data"), ..Pod::default() };
+    scene.kubectl.apply(&writer.deployment("writer"));
+    scene.kubectl.wait_for_condition("deployment/writer", "Available");
+    let pod = || scene.kubectl.run(["get", "pods", "--selector", "app=writer", "--output", "name"]).trim().to_owned();
+    let first = pod();
+    let name = first.strip_prefix("pod/").expect("kubectl names a pod by its kind");
+    let written = scene.write(name, "first");
+    scene.snapshot("snapshot", "data");
+    let node = scene.kubectl.field(&first, ".spec.nodeName");
+    let other = NODES.into_iter().find(|other| *other != node).expect("there are two");
+
+    scene.kubectl.run(["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout", "180s"]);
+    let second = pod();
+    assert_ne!(first, second);
+    scene.kubectl.wait_for(&second, "condition=PodScheduled=False");
+    scene.claim("restored", &Claim { source: Some(("VolumeSnapshot", "snapshot")), ..Claim::default() });
+    scene.pod("reader", &Pod { node: Some(other), claim: Some("restored"), ..Pod::default() });
+    assert_eq!(scene.read("reader"), written);
+
+    scene.kubectl.run(["uncordon", &node]);
+    scene.kubectl.wait_for_condition("deployment/writer", "Available");
+    let name = second.strip_prefix("pod/").expect("kubectl names a pod by its kind");
+    assert_eq!(scene.read(name), written);
+    scene.kubectl.delete("deployment/writer");
+}
+
 /// The pod, the claim and the node are gone, with its kubelet, its driver and its pool: the snapshots are restored on the
 /// other node.
 pub(crate) fn snapshots_outlive_claim_and_node(scene: &Scene<'_>) {

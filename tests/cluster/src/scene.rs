@@ -34,9 +34,10 @@ impl<'a> Scene<'a> {
     /// # Panics
     /// Where something stays.
     pub(crate) fn end(self) {
-        // Pods first, since volumes in use are not deleted.
-        for kind in ["pods", "volumegroupsnapshots", "volumesnapshots", "persistentvolumeclaims"] {
-            self.kubectl.run(["delete", kind, "--all", "--timeout", "180s"]);
+        // Pods first, since volumes in use are not deleted; then all else at once, since a snapshot stays while a claim waits
+        // to be made from it.
+        for kinds in ["pods", "volumegroupsnapshots,volumesnapshots,persistentvolumeclaims"] {
+            self.kubectl.run(["delete", kinds, "--all", "--timeout", "180s"]);
         }
         self.kubectl.run(["delete", "namespace", &self.namespace, "--timeout", "180s"]);
         let of_namespace =
@@ -51,7 +52,7 @@ impl<'a> Scene<'a> {
         });
     }
 
-    /// Its name.
+    /// Its namespace.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -63,10 +64,7 @@ impl<'a> Scene<'a> {
 
     /// Makes a claim.
     pub(crate) fn claim(&self, name: &str, claim: &Claim<'_>) {
-        self.kubectl.apply(&json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name, "labels": { "app": "data" } },
-            "spec": claim.spec(),
-        }));
+        self.kubectl.apply(&claim.object(name));
     }
 
     /// Makes a pod with volumes, and waits until it runs.
@@ -83,10 +81,7 @@ impl<'a> Scene<'a> {
 
     /// Asks for a snapshot of a claim.
     pub(crate) fn begin_snapshot(&self, name: &str, claim: &str) {
-        self.kubectl.apply(&json!({
-            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
-            "spec": { "volumeSnapshotClassName": "varve", "source": { "persistentVolumeClaimName": claim } },
-        }));
+        self.kubectl.apply(&snapshot_of(name, claim));
     }
 
     /// Fills the folder `/data` of a pod with random files and returns their checksums.
@@ -108,6 +103,14 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// A snapshot of a claim, as an object.
+pub(crate) fn snapshot_of(name: &str, claim: &str) -> Value {
+    json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
+        "spec": { "volumeSnapshotClassName": "varve", "source": { "persistentVolumeClaimName": claim } },
+    })
+}
+
 /// What a claim asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim<'a> {
@@ -126,6 +129,14 @@ impl Default for Claim<'_> {
 }
 
 impl Claim<'_> {
+    /// The object.
+    pub(crate) fn object(&self, name: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name, "labels": { "app": "data" } },
+            "spec": self.spec(),
+        })
+    }
+
     /// The specification, as a claim and a template of one have it.
     pub(crate) fn spec(&self) -> Value {
         let mut spec = json!({
@@ -157,6 +168,29 @@ pub(crate) struct Pod<'a> {
 }
 
 impl Pod<'_> {
+    /// A deployment of one such pod, labelled `app` with its name, of which two never run at once.
+    pub(crate) fn deployment(&self, name: &str) -> Value {
+        let labels = json!({ "app": name });
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+            "spec": {
+                "replicas": 1, "strategy": { "type": "Recreate" }, "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": self.object(name)["spec"] },
+            },
+        })
+    }
+
+    /// The object of one that has several claims, each mounted in a folder of its name.
+    pub(crate) fn with_claims(&self, name: &str, claims: &[String]) -> Value {
+        let mut object = self.object(name);
+        let volumes =
+            claims.iter().map(|claim| json!({ "name": claim, "persistentVolumeClaim": { "claimName": claim } }));
+        object["spec"]["volumes"] = volumes.collect();
+        let mounts = claims.iter().map(|claim| json!({ "name": claim, "mountPath": format!("/{claim}") }));
+        object["spec"]["containers"][0]["volumeMounts"] = mounts.collect();
+        object
+    }
+
     /// The object.
     pub(crate) fn object(&self, name: &str) -> Value {
         let claimed =

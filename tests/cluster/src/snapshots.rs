@@ -25,12 +25,14 @@ pub(crate) fn is_restored_on_the_other_node(scene: &Scene<'_>) {
 
 /// A clone has what its source had, and goes its own way.
 pub(crate) fn claim_is_cloned(scene: &Scene<'_>) {
+    // A clone is where its source is.
+    let node = Some("node-1");
     scene.claim("data", &Claim { class: "varve-xfs", ..Claim::default() });
-    scene.pod("writer", &Pod { claim: Some("data"), ..Pod::default() });
+    scene.pod("writer", &Pod { node, claim: Some("data"), ..Pod::default() });
     let written = scene.write("writer", "first");
     let source = Some(("PersistentVolumeClaim", "data"));
     scene.claim("clone", &Claim { class: "varve-xfs", source, ..Claim::default() });
-    scene.pod("reader", &Pod { claim: Some("clone"), ..Pod::default() });
+    scene.pod("reader", &Pod { node, claim: Some("clone"), ..Pod::default() });
     assert_eq!(scene.read("reader"), written);
     let later = scene.write("reader", "second");
     assert_ne!(later, written);
@@ -76,4 +78,21 @@ pub(crate) fn group_is_restored(scene: &Scene<'_>) {
         scene.pod(&pod, &Pod { node: Some("node-2"), claim: Some(&restored), ..Pod::default() });
         assert_eq!(&scene.read(&pod), expected);
     }
+}
+
+/// The pod is deleted, and then the claim, while the snapshot is on its way to the repository: it arrives all the same.
+pub(crate) fn source_goes_while_its_snapshot_is_on_its_way(scene: &Scene<'_>) {
+    scene.claim("data", &Claim { class: "varve-xfs", ..Claim::default() });
+    scene.pod("writer", &Pod { node: Some("node-1"), claim: Some("data"), ..Pod::default() });
+    scene.kubectl.shell("writer", "dd if=/dev/urandom of=/data/large bs=1M count=400 conv=fsync 2>/dev/null");
+    let written = scene.read("writer");
+    scene.begin_snapshot("snapshot", "data");
+    scene.kubectl.wait_for("volumesnapshot/snapshot", "jsonpath={.status.creationTime}");
+    scene.kubectl.delete("pod/writer");
+    scene.kubectl.delete("pvc/data");
+    scene.kubectl.wait_for_field("volumesnapshot/snapshot", ".status.readyToUse", "true");
+    let source = Some(("VolumeSnapshot", "snapshot"));
+    scene.claim("restored", &Claim { class: "varve-xfs", source, ..Claim::default() });
+    scene.pod("reader", &Pod { node: Some("node-2"), claim: Some("restored"), ..Pod::default() });
+    assert_eq!(scene.read("reader"), written);
 }
