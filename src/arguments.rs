@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{command::repository, output::Output, quantity::Size};
+use crate::{command::repository, kubectl::arguments::Kubectl, output::Output, quantity::Size};
 
 /// A Kubernetes CSI driver with snapshot backups built in.
 #[derive(Debug, Parser)]
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     /// Make, check and measure a repository.
     #[command(subcommand)]
     Repository(RepositoryCommand),
+    /// Ask a Kubernetes cluster for snapshots and restores; by the name of kubectl-varve the program is `kubectl varve`.
+    Kubectl(Kubectl),
     /// Show the whole thing: write, snapshot, lose the node, restore, compare every file.
     Demo(Demo),
     /// Thaw what the driver that starts this leaves frozen when it is killed.

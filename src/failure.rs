@@ -36,11 +36,12 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Tells whether the failure is one of the arguments: of this program's own checks, or the repository's of its location
-/// and key.
+/// Tells whether the failure is one of the arguments: of this program's own checks, the repository's of its location and
+/// key, or a cluster's of what is asked of it.
 fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<Usage>()
+            || cause.downcast_ref::<varve_kubernetes::cluster::Error>().is_some_and(|error| error.is_usage())
             || cause
                 .downcast_ref::<varve_repository::Error>()
                 .is_some_and(|error| error.kind() == varve_repository::ErrorKind::Invalid)

@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod failure;
 mod key;
+mod kubectl;
 mod log;
 mod output;
 mod progress;
@@ -19,7 +20,7 @@ mod repository;
 mod serve;
 mod signal;
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -27,13 +28,20 @@ use varve_node::{cut::sentinel::stand_watch, sys::allocator::share_arenas};
 
 use self::{
     arguments::{Arguments, Command},
+    kubectl::arguments::Plugin,
     log::Level,
 };
 
 fn main() -> ExitCode {
     share_arenas();
-    let arguments = Arguments::parse();
-    log::start(match (&arguments.command, arguments.verbose) {
+    let (command, verbose) = if kubectl::is_plugin(env::args_os().next().as_deref()) {
+        let Plugin { verbose, kubectl } = Plugin::parse();
+        (Command::Kubectl(kubectl), verbose)
+    } else {
+        let Arguments { verbose, command } = Arguments::parse();
+        (command, verbose)
+    };
+    log::start(match (&command, verbose) {
         (_, true) => Level::Verbose,
         (Command::Standalone(_) | Command::Controller(_) | Command::Node(_), false) => Level::Normal,
         (_, false) => Level::Quiet,
@@ -42,7 +50,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failure::report(&anyhow::Error::new(error).context("starting the runtime")),
     };
-    match runtime.block_on(run(arguments.command)) {
+    match runtime.block_on(run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
@@ -56,6 +64,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Volume(command) => command::volume::run(command).await,
         Command::Snapshot(command) => command::snapshot::run(command).await,
         Command::Repository(command) => command::repository::run(command).await,
+        Command::Kubectl(arguments) => kubectl::run(arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Sentinel => {
             tokio::task::spawn_blocking(|| stand_watch(io::stdin())).await?.map(drop).context("standing watch")

@@ -26,17 +26,23 @@ impl Output {
         answer: &T,
         table: impl FnOnce(&T) -> Table,
     ) -> anyhow::Result<()> {
-        let mut text = match self {
+        write(&match self {
             Self::Table => table(answer).trim_fmt(),
             Self::Json => serde_json::to_string_pretty(answer)?,
-        };
-        text.push('\n');
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            // Whoever reads has seen enough, as `head` does.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => Ok(result?),
-        }
+        })
+    }
+}
+
+/// Writes text and a line end to the standard output stream.
+///
+/// # Errors
+/// The stream's.
+pub(crate) fn write(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush()) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
     }
 }
 

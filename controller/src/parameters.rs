@@ -24,6 +24,8 @@ const WEIGHT: &str = "weight";
 const IO_BANDWIDTH: &str = "io_bandwidth";
 const DURABILITY: &str = "durability";
 const FOREIGN: &str = "csi.storage.k8s.io/";
+/// What the provisioner tells of a volume's claim (external-provisioner, `--extra-create-metadata`).
+const CLAIM: [&str; 2] = ["csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace"];
 
 /// What a map of parameters says of the offload. What it does not name stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +116,13 @@ impl From<Durability> for agent::Durability {
             Durability::Node => Self::Node,
         }
     }
+}
+
+/// What a volume's record says of the claim it was made for. A snapshot keeps it, since the record goes with the volume, and
+/// who restores in another cluster has nothing else to go by.
+pub(crate) fn claim(recorded: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let of_claim = recorded.iter().filter(|(key, _)| CLAIM.contains(&key.as_str()));
+    of_claim.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Returns the map in the order of its keys, as records keep it.

@@ -14,6 +14,6 @@ use crate::failure::Usage;
 ///
 /// # Errors
 /// `Usage`, saying how such an id looks.
-fn id<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Usage> {
+pub(crate) fn id<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Usage> {
     text.parse().map_err(|error: T::Err| Usage(error.to_string()))
 }

@@ -20,13 +20,14 @@ use varve_proto::{
 use varve_repository::{
     SnapshotState,
     id::{GroupId, VolumeId},
+    record::volume::VolumeRecord,
 };
 
 use super::{described, exclusively};
 use crate::{
     Controller,
     catalog::{self, stored},
-    parameters::Durability,
+    parameters::{self, Durability},
     snapshot::{Filter, Snapshot},
 };
 
@@ -137,11 +138,13 @@ impl Controller {
         group: GroupId,
         wait: Duration,
     ) -> Result<csi::VolumeGroupSnapshot, Status> {
-        let node = self.common_node(order).await?;
-        let members = order.volumes.iter().map(|volume| Member {
-            snapshot_id: self.repository().member_id(group, *volume).to_string(),
+        let records = self.neighbours(order).await?;
+        let node = records.first().ok_or_else(|| status::missing("source_volume_ids"))?.home_node.clone();
+        let members = records.iter().map(|record| Member {
+            snapshot_id: self.repository().member_id(group, record.id).to_string(),
             snapshot_name: order.name.clone(),
-            volume_id: volume.to_string(),
+            volume_id: record.id.to_string(),
+            parameters: parameters::claim(&record.parameters),
         });
         let request = CreateCutsRequest {
             members: members.collect(),
@@ -155,9 +158,9 @@ impl Controller {
         order.accept(group, cuts)
     }
 
-    /// Finds the one node that has all volumes.
-    async fn common_node(&self, order: &Order) -> Result<String, Status> {
-        let mut node: Option<String> = None;
+    /// Reads the records of all volumes, which must be on one node.
+    async fn neighbours(&self, order: &Order) -> Result<Vec<VolumeRecord>, Status> {
+        let mut records: Vec<VolumeRecord> = Vec::new();
         for (index, volume) in order.volumes.iter().enumerate() {
             let record = catalog::volume(self.repository(), *volume).await?.value;
             if !record.complete {
@@ -165,18 +168,17 @@ impl Controller {
                     "source_volume_ids[{index}] is {volume}, which is still being created"
                 )));
             }
-            match &node {
-                None => node = Some(record.home_node),
-                Some(node) if *node == record.home_node => {}
-                Some(node) => {
-                    return Err(Status::failed_precondition(format!(
-                        "source_volume_ids[{index}] is {volume}, on node {:?}, and those before it are on node {node:?}: \
-                         volumes can be snapshotted together only where all of them are on one node",
-                        record.home_node
-                    )));
-                }
+            if let Some(VolumeRecord { home_node: node, .. }) = records.first()
+                && *node != record.home_node
+            {
+                return Err(Status::failed_precondition(format!(
+                    "source_volume_ids[{index}] is {volume}, on node {:?}, and those before it are on node {node:?}: \
+                     volumes can be snapshotted together only where all of them are on one node",
+                    record.home_node
+                )));
             }
+            records.push(record);
         }
-        node.ok_or_else(|| status::missing("source_volume_ids"))
+        Ok(records)
     }
 }

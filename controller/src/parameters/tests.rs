@@ -81,6 +81,19 @@ fn what_sidecars_add_is_accepted() {
 }
 
 #[test]
+fn of_a_record_the_claim_alone_goes_on_to_snapshots() {
+    let recorded = [
+        ("compression", "3"),
+        ("csi.storage.k8s.io/pv/name", "pvc-1"),
+        ("csi.storage.k8s.io/pvc/name", "data"),
+        ("csi.storage.k8s.io/pvc/namespace", "mesh"),
+    ];
+    let expected = map(&[("csi.storage.k8s.io/pvc/name", "data"), ("csi.storage.k8s.io/pvc/namespace", "mesh")]);
+    assert_eq!(claim(&super::recorded(&map(&recorded))), expected);
+    assert_eq!(claim(&BTreeMap::new()), HashMap::new());
+}
+
+#[test]
 fn only_what_is_named_changes() {
     let current =
         OffloadParameters { compression: Some(3), bandwidth: Some(1000), weight: Some(20), io_bandwidth: Some(5000) };

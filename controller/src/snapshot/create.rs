@@ -27,7 +27,7 @@ use crate::{
     Controller,
     activity::Delay,
     catalog::{self, stored},
-    parameters::Durability,
+    parameters::{self, Durability},
     topology::Requirement,
 };
 
@@ -137,8 +137,12 @@ impl Controller {
         if order.durability == Durability::Node {
             order.place(&record.home_node)?;
         }
-        let member =
-            Member { snapshot_id: id.to_string(), snapshot_name: order.name.clone(), volume_id: volume.to_string() };
+        let member = Member {
+            snapshot_id: id.to_string(),
+            snapshot_name: order.name.clone(),
+            volume_id: volume.to_string(),
+            parameters: parameters::claim(&record.parameters),
+        };
         let request = CreateCutsRequest {
             members: vec![member],
             group_id: String::new(),

@@ -107,6 +107,7 @@ struct World {
     /// Whether offloads end within the wait of the call that began them.
     prompt: bool,
     waits: Vec<u32>,
+    members: Vec<Member>,
     max_volumes: u32,
 }
 
@@ -131,6 +132,7 @@ impl FakeAgent {
             activities: Vec::new(),
             prompt: false,
             waits: Vec::new(),
+            members: Vec::new(),
             max_volumes: 0,
         };
         Self { node: node.to_owned(), repository, state: Arc::new(Mutex::new(state)), gate: Gate::default() }
@@ -200,6 +202,11 @@ impl FakeAgent {
     /// How long the calls that made cuts were to wait, in milliseconds.
     pub(crate) fn waits(&self) -> Vec<u32> {
         self.state().waits.clone()
+    }
+
+    /// What cuts were asked for, in the order of the calls.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.state().members.clone()
     }
 
     /// Loses a cut.
@@ -304,6 +311,7 @@ impl FakeAgent {
             let mut state = self.state();
             state.instants += 1;
             state.waits.push(request.wait_millis);
+            state.members.extend(request.members.iter().cloned());
         }
         for member in &request.members {
             cuts.push(self.make_cut(member, &request).await?);

@@ -185,6 +185,7 @@ impl TryFrom<proto::CreateCutsRequest> for WantedCuts {
                     id: parse("members.snapshot_id", &member.snapshot_id)?,
                     name: name::required("members.snapshot_name", &member.snapshot_name)?.to_owned(),
                     volume: parse("members.volume_id", &member.volume_id)?,
+                    parameters: member.parameters.clone().into_iter().collect(),
                 })
             })
             .collect::<Result<Vec<_>, Status>>()?;

@@ -39,6 +39,8 @@ pub(super) struct WantedCut {
     pub(super) id: SnapshotId,
     pub(super) name: String,
     pub(super) volume: VolumeId,
+    /// Of this one alone.
+    pub(super) parameters: BTreeMap<String, String>,
 }
 
 /// Snapshots that are wanted, all of one instant.
@@ -283,7 +285,12 @@ impl Agent {
             group: wanted.group,
             frozen: false,
             pause_nanos: 0,
-            parameters: wanted.parameters.clone(),
+            parameters: wanted
+                .parameters
+                .iter()
+                .chain(&one.parameters)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
         };
         let state = match wanted.durability {
             Durability::Bucket => cut::State::Pending,

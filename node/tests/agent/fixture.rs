@@ -160,6 +160,7 @@ impl Site {
                 snapshot_id: self.snapshot(snapshot).to_string(),
                 snapshot_name: (*snapshot).into(),
                 volume_id: self.volume(volume).to_string(),
+                parameters: [("of".to_owned(), (*volume).to_owned())].into(),
             })
             .collect();
         let group_id = if members.len() > 1 { self.repository.group_id("group").to_string() } else { String::new() };

@@ -72,8 +72,9 @@ async fn invariant_1_a_group_is_of_one_instant(kind: Kind) {
         assert_eq!(cut[0].created_at, cut[1].created_at, "one instant");
         before
     });
-    for name in ["s1", "s2"] {
+    for (name, volume) in [("s1", "one"), ("s2", "two")] {
         let description = site.root(name).await.description;
+        assert_eq!(description.parameters, [("of".to_owned(), volume.to_owned())].into(), "each has its own");
         assert!(description.frozen && description.pause_nanos > 0, "{description:?}");
         assert_eq!(description.group, Some(site.repository.group_id("group")));
     }

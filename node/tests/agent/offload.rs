@@ -39,6 +39,7 @@ async fn the_first_snapshot_sends_what_is_written_and_the_next_what_changed(kind
     assert_eq!((root.method, root.base), (Method::Full, None));
     assert_eq!(root.statistics.data_bytes, 5 * MIB);
     assert_eq!((root.description.capacity_bytes, root.description.frozen), (64 * MIB, false));
+    assert_eq!(root.description.parameters, [("of".to_owned(), "one".to_owned())].into());
 
     write(&image, 2 * MIB, 3, 4 * BLOCK);
     write(&image, 40 * MIB, 4, BLOCK);

@@ -131,17 +131,24 @@ impl Driver {
         ask(self.store.borrow().as_ref().expect("it is started before it is asked"))
     }
 
+    /// What a program needs in its environment to read the repository.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let mut environment = self.with_store(S3::environment);
+        let repository = self.with_store(|store| store.repository("cluster"));
+        environment.push(("VARVE_REPOSITORY".to_owned(), repository));
+        environment.push(("VARVE_MASTER_KEY_FILE".to_owned(), self.key.display().to_string()));
+        environment
+    }
+
     /// Runs the program that is in the image on this machine, on the cluster's repository.
     ///
     /// # Panics
     /// Where it fails.
     pub(crate) fn varve(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(project().join("target/image/varve"));
-        command.args(arguments).envs(self.with_store(S3::environment));
+        command.args(arguments);
         if arguments.get(1) != Some(&"keygen") {
-            command
-                .env("VARVE_REPOSITORY", self.with_store(|store| store.repository("cluster")))
-                .env("VARVE_MASTER_KEY_FILE", &self.key);
+            command.envs(self.environment());
         }
         let output = command.output().expect("varve can be started");
         assert!(output.status.success(), "varve {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,6 +1,7 @@
 //! `kubectl` as a process.
 
 use std::{
+    env,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -41,6 +42,20 @@ impl Kubectl {
         let _ = stdin.write_all(input.unwrap_or_default().as_bytes());
         drop(stdin);
         said(&child.wait_with_output().expect("it ends"))
+    }
+
+    /// Runs the plugin, `kubectl varve`.
+    pub(crate) fn plugin(&self, arguments: &[&str]) -> Answer {
+        Answer::of(with_plugin("kubectl").arg("varve").args(arguments).args(["--namespace", &self.namespace]))
+    }
+
+    /// Makes or changes the objects of a manifest.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub(crate) fn apply_text(&self, manifest: &str) {
+        let applied = self.attempt(&["apply", "--filename", "-"], Some(manifest));
+        applied.unwrap_or_else(|error| panic!("{manifest}: {error}"));
     }
 
     /// Makes or changes objects.
@@ -127,6 +142,61 @@ impl Kubectl {
     pub(crate) fn delete(&self, object: &str) {
         self.run(["delete", object, "--timeout", "180s"]);
     }
+}
+
+/// What a program answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Its exit status.
+    pub(crate) status: i32,
+    /// What it printed.
+    pub(crate) output: String,
+    /// What it said beside.
+    pub(crate) complaint: String,
+}
+
+impl Answer {
+    /// Runs a program to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.stdin(Stdio::null()).output().expect("it can be started");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let status = output.status.code().expect("it is not killed");
+        Self { status, output: text(&output.stdout), complaint: text(&output.stderr) }
+    }
+
+    /// What it printed, as JSON.
+    ///
+    /// # Panics
+    /// Where it failed.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.good()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// What it printed.
+    ///
+    /// # Panics
+    /// Where it failed.
+    pub(crate) fn good(&self) -> &str {
+        assert_eq!(self.status, 0, "{self:?}");
+        &self.output
+    }
+
+    /// What it complained of.
+    ///
+    /// # Panics
+    /// Where it ended with another status.
+    pub(crate) fn bad(&self, status: i32) -> &str {
+        assert_eq!(self.status, status, "{self:?}");
+        &self.complaint
+    }
+}
+
+/// A program in whose environment `kubectl` knows the cluster and the plugin.
+pub(crate) fn with_plugin(program: &str) -> Command {
+    let path = format!("{}:{}", project().join("target/image").display(), env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(program);
+    command.env("PATH", path).env("KUBECONFIG", run_cluster(&["kubeconfig"]).trim());
+    command
 }
 
 /// `scripts/cluster` with these arguments.

@@ -10,8 +10,10 @@
 mod bad_input;
 mod certificate;
 mod crashes;
+mod dr;
 mod driver;
 mod events;
+mod examples;
 mod kubectl;
 mod metadata;
 mod node_lost;
@@ -52,6 +54,13 @@ const CASES: &[(&str, Case)] = &[
     ("a_claim_in_use_is_not_deleted", bad_input::deletion_in_use),
     ("a_foreign_handle_is_told_of_on_the_snapshot", bad_input::foreign_handle),
     ("a_class_of_another_driver_is_told_of_on_the_snapshot", bad_input::foreign_class),
+    ("the_plugin_tells_how_things_stand", dr::plugin_tells),
+    ("a_snapshot_is_restored_in_another_namespace", dr::restored_elsewhere),
+    ("lost_objects_are_imported_from_the_repository", dr::lost_objects_are_imported),
+    ("the_example_of_a_snapshot_works", examples::manual_snapshot),
+    ("the_example_of_a_group_works", examples::group),
+    ("the_example_of_nightly_snapshots_keeps_seven", examples::nightly),
+    ("the_example_of_a_pipeline_fails_when_it_must", examples::pipeline),
     ("a_node_is_drained", node_lost::node_is_drained),
     ("many_at_once", scale::many_at_once),
     ("a_restored_claim_says_that_it_was_hydrated", events::restore_is_told_of),

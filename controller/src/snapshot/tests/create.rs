@@ -42,6 +42,23 @@ async fn a_small_offload_ends_within_the_call() {
 }
 
 #[tokio::test]
+async fn a_snapshot_keeps_the_claim_of_its_volume() {
+    let bench = Bench::new(&["a"]).await;
+    let claim = parameters(&[("csi.storage.k8s.io/pvc/name", "data"), ("csi.storage.k8s.io/pvc/namespace", "mesh")]);
+    let order = csi::CreateVolumeRequest { parameters: claim.clone(), ..order("pvc-1") };
+    let volume = bench.controller.create_volume(order).await.unwrap().volume.unwrap().volume_id;
+    bench.snapshot("monday", &volume).await.unwrap();
+    let group = csi::CreateVolumeGroupSnapshotRequest {
+        name: "tuesday".to_owned(),
+        source_volume_ids: vec![volume],
+        ..Default::default()
+    };
+    bench.controller.create_group(group, Duration::ZERO).await.unwrap();
+    let kept: Vec<_> = bench.agent("a").members().into_iter().map(|member| member.parameters).collect();
+    assert_eq!(kept, [claim.clone(), claim]);
+}
+
+#[tokio::test]
 async fn a_lost_answer_makes_no_second_cut() {
     let bench = Bench::new(&["a"]).await;
     let volume = bench.volume("data").await;
