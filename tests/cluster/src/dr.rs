@@ -176,6 +176,36 @@ pub(crate) fn lost_objects_are_imported(scene: &Scene<'_>) {
     kubectl.delete(&format!("volumesnapshotclass/{RETAINED}"));
 }
 
+/// The whole cluster is gone, with its control plane, its nodes and their pools: a new one that has the bucket and the key
+/// restores every snapshot.
+pub(crate) fn second_cluster_restores_everything(scene: &Scene<'_>) {
+    let kubectl = &scene.kubectl;
+    let mut written = Vec::new();
+    for (claim, class, node) in [("one", "varve", "node-1"), ("two", "varve-xfs", "node-2")] {
+        scene.claim(claim, &Claim { class, ..Claim::default() });
+        scene.pod(claim, &Pod { node: Some(node), claim: Some(claim), ..Pod::default() });
+        for turn in ["first", "second"] {
+            let name = format!("{claim}-{turn}");
+            let content = scene.write(claim, turn);
+            scene.snapshot(&name, claim);
+            written.push((name, class, content));
+        }
+    }
+    scene.lose_cluster();
+    assert_eq!(kubectl.run(["get", "volumesnapshots", "--output", "name"]), "", "it is another cluster");
+
+    let mut import = with_plugin("kubectl");
+    import.args(["varve", "import", "--apply"]);
+    Answer::of(import.envs(scene.driver.environment())).good();
+    for (name, class, content) in &written {
+        kubectl.wait_for_field(&format!("volumesnapshot/{name}"), ".status.readyToUse", "true");
+        let claim = format!("from-{name}");
+        kubectl.plugin(&["restore", &claim, "--from", name, "--storage-class", class]).good();
+        scene.pod(&claim, &Pod { claim: Some(&claim), ..Pod::default() });
+        assert_eq!(&scene.read(&claim), content);
+    }
+}
+
 /// Deletes what is left of the snapshots of a namespace outside of it.
 fn delete_contents(scene: &Scene<'_>, namespace: &str) {
     let path = format!("jsonpath={{.items[?(@.spec.volumeSnapshotRef.namespace==\"{namespace}\")].metadata.name}}");

@@ -49,10 +49,24 @@ impl Driver {
         let driver = Self { kubectl: Kubectl::new(NAMESPACE), store: RefCell::default(), folder, key, certificate };
         driver.restart_store();
         driver.varve(&["repository", "keygen", "--to", &driver.key.display().to_string()]);
-        run_cluster(&["load", &project().join("target/image/varve.tar").display().to_string()]);
-        driver.apply();
-        driver.wait();
+        driver.set_up();
         driver
+    }
+
+    /// Throws the cluster away, control plane, nodes and pools, and installs the driver in a new one, with the bucket and the
+    /// key that there were.
+    pub(crate) fn start_over(&self) {
+        self.stop_store();
+        run_cluster(&["down"]);
+        run_cluster(&["up"]);
+        self.start_store();
+        self.set_up();
+    }
+
+    fn set_up(&self) {
+        run_cluster(&["load", &project().join("target/image/varve.tar").display().to_string()]);
+        self.apply();
+        self.wait();
     }
 
     fn apply(&self) {

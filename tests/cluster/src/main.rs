@@ -68,6 +68,7 @@ const CASES: &[(&str, Case)] = &[
     ("killed_processes_come_back_and_lose_nothing", node_lost::processes_are_killed),
     ("everything_converges_whatever_is_killed", crashes::converge),
     ("snapshots_outlive_claim_and_node", node_lost::snapshots_outlive_claim_and_node),
+    ("a_second_cluster_restores_everything", dr::second_cluster_restores_everything),
 ];
 
 fn main() -> ExitCode {

@@ -59,6 +59,7 @@ pub(crate) fn many_at_once(scene: &Scene<'_>) {
         kubectl.run(["delete", kind, "--all", PATIENCE]);
     }
     cost.tell("all is deleted");
+    println!("the most memory of each kind of process: {}", memory());
 }
 
 fn list(objects: impl Iterator<Item = Value>) -> Value {
@@ -82,11 +83,10 @@ impl<'a> Cost<'a> {
     fn tell(&mut self, step: &str) {
         let now = Self::begin(self.scene);
         println!(
-            "{step}: {:.1} s, {:.1} s of processors by the driver and its sidecars, {} calls to the API server, at most {} MiB in one process",
+            "{step}: {:.1} s, {:.1} s of processors by the driver and its sidecars, {} calls to the API server",
             (now.since - self.since).as_secs_f64(),
             now.processors - self.processors,
             now.calls.saturating_sub(self.calls),
-            memory() >> 10,
         );
         *self = now;
     }
@@ -100,37 +100,42 @@ fn calls(scene: &Scene<'_>) -> u64 {
     answered.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
-/// The ids of the processes of the driver's containers on all nodes, which are processes of this machine.
-fn driver() -> impl Iterator<Item = String> {
-    let ids =
-        fs::read_dir("/proc").expect("proc is mounted").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    ids.filter(|id| {
-        let Ok(command) = fs::read_to_string(format!("/proc/{id}/cmdline")) else { return false };
+/// The processes of the driver's containers on all nodes, which are processes of this machine: what each is, and its id.
+fn driver() -> impl Iterator<Item = (String, String)> {
+    let ids = fs::read_dir("/proc").expect("proc is mounted");
+    ids.filter_map(|entry| {
+        let id = entry.ok()?.file_name().into_string().ok()?;
+        let command = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
         let mut words = command.split('\0');
-        match words.next() {
-            Some("/usr/local/bin/varve") => matches!(words.next(), Some("node" | "controller")),
-            Some(program) => program.starts_with("/csi-"),
-            None => false,
-        }
+        let what = match words.next()? {
+            "/usr/local/bin/varve" => words.next().filter(|word| matches!(*word, "node" | "controller"))?,
+            program => program.strip_prefix('/').filter(|name| name.starts_with("csi-"))?,
+        };
+        Some((what.to_owned(), id))
     })
 }
 
 /// Seconds of user and system time (fields 14 and 15 of `/proc/PID/stat`) of all of them.
 fn processors() -> f64 {
-    let of = |id: String| {
+    let of = |(_, id): (String, String)| {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        let ticks =
-            stat.rsplit(')').next()?.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
+        let fields = stat.rsplit(')').next()?.split_whitespace();
+        let ticks = fields.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
         Some(ticks.sum::<f64>() / TICKS)
     };
     driver().filter_map(of).sum()
 }
 
-/// The most memory that was resident in one of them, in KiB.
-fn memory() -> u64 {
-    let of = |id: String| {
-        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
-    };
-    driver().filter_map(of).max().unwrap_or_default()
+/// The most memory that was resident in each kind of them, in MiB.
+fn memory() -> String {
+    let mut most: BTreeMap<String, u64> = BTreeMap::new();
+    for (what, id) in driver() {
+        let Ok(status) = fs::read_to_string(format!("/proc/{id}/status")) else { continue };
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let kibibytes = peak.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let known = most.entry(what).or_default();
+        *known = kibibytes.max(*known);
+    }
+    let told: Vec<_> = most.iter().map(|(what, kibibytes)| format!("{what} {} MiB", kibibytes >> 10)).collect();
+    told.join(", ")
 }

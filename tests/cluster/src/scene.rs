@@ -1,5 +1,7 @@
 //! A namespace for one case, and the objects that users make: claims, pods, snapshots.
 
+use std::cell::RefCell;
+
 use serde_json::{Value, json};
 use varve_harness::wait_for;
 
@@ -15,6 +17,8 @@ pub(crate) struct Scene<'a> {
     namespace: String,
     /// What was on the nodes before: a case that failed leaves things behind for whoever looks into it.
     before: Vec<String>,
+    /// Records of volumes of a cluster that is gone, which nobody deletes.
+    lost: RefCell<Vec<Value>>,
 }
 
 impl<'a> Scene<'a> {
@@ -22,11 +26,23 @@ impl<'a> Scene<'a> {
     pub(crate) fn new(driver: &'a Driver, case: &str) -> Self {
         let namespace = case.replace('_', "-");
         let kubectl = Kubectl::new(&namespace);
-        kubectl.run(["create", "namespace", &namespace]);
+        let scene = Self { driver, kubectl, namespace, before: left(), lost: RefCell::default() };
+        scene.make_namespace();
+        scene
+    }
+
+    fn make_namespace(&self) {
+        self.kubectl.run(["create", "namespace", &self.namespace]);
         wait_for("the namespace has its service account", || {
-            kubectl.attempt(&["get", "serviceaccount", "default"], None).ok()
+            self.kubectl.attempt(&["get", "serviceaccount", "default"], None).ok()
         });
-        Self { driver, kubectl, namespace, before: left() }
+    }
+
+    /// Throws the cluster away and goes on in a new one, in an empty namespace of the same name.
+    pub(crate) fn lose_cluster(&self) {
+        *self.lost.borrow_mut() = self.volumes();
+        self.driver.start_over();
+        self.make_namespace();
     }
 
     /// Deletes the namespace and waits until nothing of it is left: neither objects nor volumes.
@@ -46,7 +62,7 @@ impl<'a> Scene<'a> {
             let left = self.kubectl.run(["get", "persistentvolumes", "--output", &of_namespace]);
             left.trim().is_empty().then_some(())
         });
-        assert_eq!(self.volumes(), Vec::<Value>::new(), "no volume is left in the repository");
+        assert_eq!(self.volumes(), *self.lost.borrow(), "no volume is left in the repository");
         wait_for("nothing is left on the nodes", || {
             left().iter().all(|thing| self.before.contains(thing)).then_some(())
         });
