@@ -84,6 +84,11 @@ impl Lease {
         self.0.merge(other.0);
     }
 
+    /// Gives back all but so many bytes.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        drop(self.0.split(self.0.num_permits().saturating_sub(pages(bytes) as usize)));
+    }
+
     /// How many bytes it is for.
     pub(crate) fn bytes(&self) -> usize {
         self.0.num_permits() * PAGE
@@ -108,6 +113,10 @@ mod tests {
         assert_eq!(lease.bytes(), (10 << 20) + PAGE);
         assert_eq!(memory.free(), (54 << 20) - PAGE);
         assert!(memory.try_lease(54 << 20).is_none());
+        lease.keep(4 << 20);
+        assert_eq!((lease.bytes(), memory.free()), (4 << 20, 60 << 20));
+        lease.keep(5 << 20);
+        assert_eq!(lease.bytes(), 4 << 20, "it does not grow");
         drop(lease);
         assert_eq!(memory.free(), 64 << 20);
         assert!(memory.lease(usize::MAX).now_or_never().is_some(), "more than all is all");

@@ -240,7 +240,7 @@ detach_below() {
 
 # The loop devices whose files lie on a device, by its number, each with its file's inode.
 loops_on() {
-    losetup --list --noheadings --raw --output NAME,BACK-INO,BACK-MAJ:MIN |
+    losetup --list --noheadings --output NAME,BACK-INO,BACK-MAJ:MIN |
         awk -v number="$1" '$3 == number { print $1, $2 }'
 }
 

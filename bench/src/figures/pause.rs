@@ -8,6 +8,8 @@
 //! Snapshots are kept on the node: what an offload takes beside is another figure's matter.
 
 use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -44,6 +46,8 @@ struct Names {
     frozen: &'static str,
     median: &'static str,
     snapshot: &'static str,
+    flush: &'static str,
+    flush_median: &'static str,
 }
 
 const XFS: Names = Names {
@@ -54,6 +58,8 @@ const XFS: Names = Names {
     frozen: "pause.xfs_frozen_p99",
     median: "pause.xfs_frozen_median",
     snapshot: "pause.xfs_snapshot",
+    flush: "pause.xfs_flush_p99",
+    flush_median: "pause.xfs_flush_median",
 };
 const BTRFS: Names = Names {
     pool: "btrfs",
@@ -63,6 +69,8 @@ const BTRFS: Names = Names {
     frozen: "pause.btrfs_frozen_p99",
     median: "pause.btrfs_frozen_median",
     snapshot: "pause.btrfs_snapshot",
+    flush: "pause.btrfs_flush_p99",
+    flush_median: "pause.btrfs_flush_median",
 };
 
 /// Measures it.
@@ -89,7 +97,7 @@ async fn on(folder: &Path, names: &Names, size: Size, report: &mut Report) -> an
     report.add(Figure::new(names.extents, found as f64, "extents", Bound::Shown));
 
     let (mut during, mut without) = (Vec::new(), Vec::new());
-    let (mut frozen, mut took) = (Vec::new(), Vec::new());
+    let (mut frozen, mut took, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
     let runtime = format!("runtime={}", size.seconds);
     let writing = ["rw=randwrite", "bs=4k", "iodepth=1", "ioengine=psync", "time_based", &runtime, &length];
     for run in 0..size.runs {
@@ -97,9 +105,10 @@ async fn on(folder: &Path, names: &Names, size: Size, report: &mut Report) -> an
         without.push(fio::run(&file, &writing).await?.longest);
         let (measured, made) = tokio::join!(fio::run(&file, &writing), cuts(&bed, &volume, run, size));
         during.push(measured?.longest);
-        for (pause, seconds) in made? {
-            frozen.push(pause);
-            took.push(seconds);
+        for cut in made? {
+            frozen.push(cut.pause);
+            took.push(cut.seconds);
+            flushes.push(cut.flush);
         }
     }
     let millis = |seconds: f64| seconds * 1000.0;
@@ -109,22 +118,47 @@ async fn on(folder: &Path, names: &Names, size: Size, report: &mut Report) -> an
     report.add(Figure::new(names.frozen, millis(percentile(&mut frozen, 99)), "ms", Bound::AtMost(20.0)));
     report.add(Figure::new(names.median, millis(median(frozen)), "ms", Bound::Shown));
     report.add(Figure::new(names.snapshot, millis(median(took)), "ms", Bound::Shown));
+    report.add(Figure::new(names.flush, millis(percentile(&mut flushes, 99)), "ms", Bound::Shown));
+    report.add(Figure::new(names.flush_median, millis(median(flushes)), "ms", Bound::Shown));
     bed.remove(&volume).await
 }
 
-/// Makes snapshots, spread over a run; tells of each how long writers were held and how long its call took, in seconds.
-async fn cuts(bed: &Bed, volume: &Published, run: usize, size: Size) -> anyhow::Result<Vec<(f64, f64)>> {
+/// What one snapshot took, in seconds.
+struct Cut {
+    /// While writers were held.
+    pause: f64,
+    /// Of its call.
+    seconds: f64,
+    /// Of writing and syncing one block in the pool shortly before: no freeze takes less than one of these.
+    flush: f64,
+}
+
+/// Makes snapshots, spread over a run.
+async fn cuts(bed: &Bed, volume: &Published, run: usize, size: Size) -> anyhow::Result<Vec<Cut>> {
     let between = Duration::from_secs(size.seconds) / u32::try_from(size.snapshots + 1)?;
     let mut measured = Vec::new();
     for number in 0..size.snapshots {
         sleep(between / 2).await;
+        let beside = bed.pool().join("flushed");
+        let flush =
+            tokio::task::spawn_blocking(move || flush(&beside)).await?.context("flushing a file of the pool")?;
         let started = Instant::now();
         let cut = bed.cut(volume, &format!("cut-{run}-{number}")).await?;
-        measured.push((bed.pause(&cut.snapshot_id)?, started.elapsed().as_secs_f64()));
+        let seconds = started.elapsed().as_secs_f64();
+        measured.push(Cut { pause: bed.pause(&cut.snapshot_id)?, seconds, flush });
         sleep(between / 2).await;
         bed.client.delete_snapshot(&cut.snapshot_id).await.context("deleting a cut")?;
     }
     Ok(measured)
+}
+
+/// Writes a block into a file and syncs it; tells how long that took, in seconds.
+fn flush(path: &Path) -> std::io::Result<f64> {
+    let file = File::create(path)?;
+    let started = Instant::now();
+    file.write_all_at(&[1; 4096], 0)?;
+    file.sync_all()?;
+    Ok(started.elapsed().as_secs_f64())
 }
 
 /// The value that so many of a hundred do not exceed.

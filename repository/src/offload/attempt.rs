@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Against, Request,
     begin::{Beginning, Begun},
-    budget::{SCAN_AHEAD, offload_bytes},
+    budget::{LAST_BYTES, SCAN_AHEAD, offload_bytes},
     compare::Comparison,
     journal::Journal,
     level::Level,
@@ -35,6 +35,7 @@ use crate::{
     Error, Repository, Result,
     block::Blocks,
     id::{SnapshotId, UploadId},
+    memory::Lease,
     mutation::Mutation,
     record::snapshot::{Method, Root},
     seam::Work,
@@ -251,7 +252,7 @@ impl Attempt {
         };
         // The one wait for memory: nothing is held yet.
         let memory = self.repository.memory();
-        let _lease = memory.lease(offload_bytes(memory)).await;
+        let lease = memory.lease(offload_bytes(memory)).await;
         let sampling = sampling.or_else(|| base.and_then(|base| self.start_sampling(base)));
         let sampled = async {
             match sampling {
@@ -262,7 +263,7 @@ impl Attempt {
         transfer.remember(packs);
         // A full run that was not put before the interruption.
         transfer.put_full_run(&mut level, &mut journal).await?;
-        let stored = self.store_level(transfer, pinned, base, &mut level, &mut journal);
+        let stored = self.store_level(transfer, pinned, base, &mut level, &mut journal, lease);
         let ((), (new_bytes, stored)) = futures::try_join!(sampled, stored)?;
 
         let mut statistics = level.statistics;
@@ -291,8 +292,11 @@ impl Attempt {
         base: Option<&Root>,
         level: &mut Level,
         journal: &mut Journal,
+        mut lease: Lease,
     ) -> Result<(u64, Stored)> {
         let last = self.scan_into(transfer, pinned, level, journal).await?;
+        // Another offload may begin to scan while this one waits for the store.
+        lease.keep(LAST_BYTES);
         if let Some(base) = base {
             self.hide_past_end(level, base)?;
         }

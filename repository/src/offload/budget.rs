@@ -24,6 +24,9 @@ const BATCH_BYTES: usize = (2 << 20) + (128 << 10);
 /// Memory for what is neither a batch nor a pack: reads ahead, the index of chunks, extents, a run being written.
 const CONSTANT_BYTES: usize = (12 << 20) + (READS_AHEAD << 20);
 
+/// What of it an offload keeps once everything is scanned, for its runs and its root.
+pub(super) const LAST_BYTES: usize = 12 << 20;
+
 /// Batches that the scan may be ahead.
 pub(super) const SCAN_AHEAD: usize = 3;
 

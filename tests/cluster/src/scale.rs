@@ -132,7 +132,7 @@ fn memory() -> String {
     for (what, id) in driver() {
         let Ok(status) = fs::read_to_string(format!("/proc/{id}/status")) else { continue };
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        let kibibytes = peak.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let kibibytes: u64 = peak.and_then(|text| text.parse().ok()).unwrap_or_default();
         let known = most.entry(what).or_default();
         *known = kibibytes.max(*known);
     }

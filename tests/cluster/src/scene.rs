@@ -244,7 +244,7 @@ fn left() -> Vec<String> {
         let script = format!(
             "find {pool}/volumes {pool}/cuts {pool}/making -mindepth 1 -maxdepth 1
              device=$(findmnt --noheadings --output MAJ:MIN --mountpoint {pool} | tr -d ' ')
-             losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN | awk -v pool=\"$device\" '$2 == pool'"
+             losetup --list --noheadings --output NAME,BACK-MAJ:MIN | awk -v pool=\"$device\" '$2 == pool'"
         );
         let found = run_cluster(&["run", node, "bash", "-euc", &script]);
         left.extend(found.lines().map(|line| format!("{node}: {line}")));
