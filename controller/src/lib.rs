@@ -45,3 +45,9 @@ mod volume;
 mod testing;
 
 pub use controller::{Controller, Options};
+
+/// Tells whether a handle is that of a volume of this driver, whether there is such a volume or not.
+#[must_use]
+pub fn is_volume_handle(handle: &str) -> bool {
+    handle.parse::<varve_repository::id::VolumeId>().is_ok()
+}

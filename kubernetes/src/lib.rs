@@ -14,7 +14,7 @@
 //! # What it may do
 //! What serves needs `get`, `list`, `watch` on `nodes`, of which it takes metadata alone, and `list`, `watch` on `endpointslices`
 //! (`discovery.k8s.io`) in the namespace of the agents. To tell users what is going on: `get`, `create`, `patch` on `events`;
-//! `get`, `list` on `persistentvolumes` and `volumesnapshotcontents`, `get` on `persistentvolumeclaims`, and `patch` on their
+//! `get`, `list` on `persistentvolumes`, `get`, `list`, `watch` on `volumesnapshotcontents`, `get` on `persistentvolumeclaims`, and `patch` on their
 //! status. It writes nothing else. What users ask for is done with their own rights; `docs/kubernetes.md` lists which ones each
 //! command needs.
 

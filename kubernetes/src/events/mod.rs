@@ -3,6 +3,7 @@
 //! ```text
 //! plan       what is to be told: a pure function of what was told, what is under way, and the time
 //! words      how it is said
+//! foreign    snapshots that nobody takes
 //! objects    which claim, which snapshot it is about
 //! write      events and conditions, written so that several controllers do not tell things twice
 //! ```
@@ -19,6 +20,7 @@
 //! # Cancellation
 //! Telling ends when the token is cancelled; nothing depends on what is still to be told.
 
+mod foreign;
 mod objects;
 mod plan;
 mod words;
@@ -62,6 +64,7 @@ pub fn start(
     cancel: CancellationToken,
 ) -> JoinHandle<()> {
     let mut teller = Teller::new(kubernetes.client());
+    let strays = foreign::watch(kubernetes.client(), Arc::clone(&clock));
     let telling = async move {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,7 +78,7 @@ pub fn start(
         }
     };
     tokio::spawn(async move {
-        cancel.run_until_cancelled(telling).await;
+        cancel.run_until_cancelled(futures::future::join(telling, strays)).await;
     })
 }
 

@@ -16,6 +16,7 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, ListParams},
 };
+use serde_json::Value;
 use varve_csi::identity::DRIVER;
 
 use super::{
@@ -151,7 +152,7 @@ fn is_of(name: &str, uid: &str) -> bool {
 }
 
 /// VolumeSnapshotContents, of which no more is read than is looked for.
-fn contents() -> ApiResource {
+pub(super) fn contents() -> ApiResource {
     ApiResource {
         group: SNAPSHOTS.to_owned(),
         version: "v1".to_owned(),
@@ -172,19 +173,22 @@ fn snapshot_of(content: &DynamicObject) -> Option<Snapshot<'_>> {
     if spec.get("driver")?.as_str()? != DRIVER {
         return None;
     }
-    let snapshot = spec.get("volumeSnapshotRef")?;
-    let text = |field: &str| snapshot.get(field).and_then(|value| value.as_str()).map(str::to_owned);
     let handle = status.and_then(|status| status.get("snapshotHandle")?.as_str());
     let given = || spec.get("source")?.get("snapshotHandle")?.as_str();
-    let reference = ObjectReference {
+    Some(Snapshot { handle: handle.or_else(given), reference: reference_of(spec.get("volumeSnapshotRef")?)? })
+}
+
+/// The snapshot that a content names as its own.
+pub(super) fn reference_of(snapshot: &Value) -> Option<ObjectReference> {
+    let text = |field: &str| snapshot.get(field).and_then(Value::as_str).map(str::to_owned);
+    Some(ObjectReference {
         api_version: Some(format!("{SNAPSHOTS}/v1")),
         kind: Some("VolumeSnapshot".to_owned()),
         namespace: Some(text("namespace")?),
         name: Some(text("name")?),
         uid: Some(text("uid")?),
         ..ObjectReference::default()
-    };
-    Some(Snapshot { handle: handle.or_else(given), reference })
+    })
 }
 
 fn claim_of(volume: &PersistentVolume) -> Option<(String, ObjectReference)> {

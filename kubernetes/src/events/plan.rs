@@ -128,6 +128,21 @@ pub(super) struct Telling {
     pub(super) condition: Option<(Volume, Condition)>,
 }
 
+impl Telling {
+    /// A warning about a snapshot that the nodes know nothing of.
+    pub(super) fn of_snapshot(reason: &str, message: String) -> Self {
+        Self {
+            key: Key { kind: Kind::Unspecified.into(), volume: String::new(), what: String::new() },
+            step: Step::Failed,
+            object: Object::Snapshot { id: String::new(), name: String::new() },
+            warning: true,
+            reason: reason.to_owned(),
+            message,
+            condition: None,
+        }
+    }
+}
+
 impl Told {
     /// Takes back that something was told.
     pub(super) fn forget(&mut self, telling: &Telling) {

@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn every_reason_and_condition_is_documented() {
         let documentation = include_str!("../../../docs/operations.md");
-        let conditions = [HYDRATING, BACKUP_FAILED].map(str::to_owned);
+        let conditions = [HYDRATING, BACKUP_FAILED, super::super::foreign::REASON].map(str::to_owned);
         for word in super::super::plan::reasons().into_iter().chain(conditions) {
             assert!(documentation.contains(&format!("`{word}`")), "docs/operations.md lacks {word}");
         }
