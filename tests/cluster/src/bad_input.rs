@@ -1,6 +1,7 @@
 //! What users get wrong: an event on the object says what is wrong and how to right it.
 
 use serde_json::json;
+use varve_harness::wait_for;
 
 use crate::scene::{Claim, Pod, Scene};
 
@@ -84,9 +85,17 @@ pub(crate) fn foreign_class(scene: &Scene<'_>) {
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": "snapshot" },
         "spec": { "volumeSnapshotClassName": "foreign", "source": { "persistentVolumeClaimName": "data" } },
     }));
+    let content = wait_for("the snapshot has its content", || {
+        let content = scene.kubectl.field("volumesnapshot/snapshot", ".status.boundVolumeSnapshotContentName");
+        (!content.is_empty()).then_some(content)
+    });
     scene
         .kubectl
-        .wait_for_event("volumesnapshot/snapshot", &["csi.example.net", "delete this snapshot", "csi.varve.io"]);
-    scene.kubectl.delete("volumesnapshot/snapshot");
+        .wait_for_event("volumesnapshot/snapshot", &["csi.example.net", "csi.varve.io", "finalizers", &content]);
+    // What the event says to do.
+    scene.kubectl.run(["delete", "volumesnapshot", "snapshot", "--wait=false"]);
+    let patch = r#"{"metadata":{"finalizers":[]}}"#;
+    scene.kubectl.run(["patch", "volumesnapshotcontent", &content, "--type", "merge", "--patch", patch]);
+    scene.kubectl.wait_until_gone("volumesnapshot/snapshot");
     scene.kubectl.delete("volumesnapshotclass/foreign");
 }
