@@ -64,7 +64,7 @@ pub fn start(
     cancel: CancellationToken,
 ) -> JoinHandle<()> {
     let mut teller = Teller::new(kubernetes.client());
-    let strays = foreign::watch(kubernetes.client(), Arc::clone(&clock));
+    let strays = Box::pin(foreign::watch(kubernetes.client(), Arc::clone(&clock)));
     let telling = async move {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
