@@ -99,3 +99,40 @@ pub(crate) fn foreign_class(scene: &Scene<'_>) {
     scene.kubectl.wait_until_gone("volumesnapshot/snapshot");
     scene.kubectl.delete("volumesnapshotclass/foreign");
 }
+
+/// A class with secrets: the driver takes none, and may read none.
+pub(crate) fn secret_of_a_class(scene: &Scene<'_>) {
+    scene.kubectl.apply(&json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "secretive" },
+        "provisioner": "csi.varve.io", "parameters": {
+            "csi.storage.k8s.io/provisioner-secret-name": "missing",
+            "csi.storage.k8s.io/provisioner-secret-namespace": "default",
+        },
+    }));
+    scene.claim("data", &Claim { class: "secretive", ..Claim::default() });
+    scene.kubectl.wait_for_event("pvc/data", &["secret", "missing"]);
+    scene.kubectl.delete("storageclass/secretive");
+}
+
+/// A master key that is not the repository's: the pod says why it ended, and nothing is changed.
+pub(crate) fn wrong_key(scene: &Scene<'_>) {
+    let system = &scene.driver.kubectl;
+    let controllers = "--selector=app.kubernetes.io/component=controller";
+    let right = system.field("secret/varve-master-key", ".data.master\\.key");
+    let patch =
+        |change: serde_json::Value| system.run(["patch", "secret", "varve-master-key", "--patch", &change.to_string()]);
+    patch(json!({ "stringData": { "master.key": "0123456789abcdef".repeat(4) } }));
+    let pods = system.run(["get", "pods", controllers, "--output", "name"]);
+    system.run(["delete", pods.split_whitespace().next().expect("there are two"), "--wait=false"]);
+    let said = wait_for("the new pod says why it ended", || {
+        let ended = "{.items[*].status.containerStatuses[?(@.name==\"varve\")].lastState.terminated.message}";
+        let said = system.run(["get", "pods", controllers, "--output", &format!("jsonpath={ended}")]);
+        said.contains("key").then_some(said)
+    });
+    assert!(!said.contains("0123456789abcdef"), "a key is a secret: {said}");
+    patch(json!({ "data": { "master.key": right } }));
+    system.run(["rollout", "restart", "deployment/varve-controller"]);
+    scene.driver.wait();
+    scene.claim("data", &Claim::default());
+    scene.pod("writer", &Pod { claim: Some("data"), ..Pod::default() });
+}

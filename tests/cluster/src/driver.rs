@@ -178,6 +178,13 @@ impl Driver {
         list.filter(|volume| volume.to_string().contains(&mark)).cloned().collect()
     }
 
+    /// The ids of the snapshots in the repository.
+    pub(crate) fn snapshots(&self) -> Vec<String> {
+        let list: Value = serde_json::from_str(&self.varve(&["snapshot", "list", "--output", "json"])).expect("JSON");
+        let list = list.as_array().expect("a list").iter();
+        list.map(|snapshot| snapshot["id"].as_str().expect("an id").to_owned()).collect()
+    }
+
     /// Prints how things stand, after a failure.
     pub(crate) fn tell(&self) {
         for arguments in [

@@ -50,6 +50,8 @@ const CASES: &[(&str, Case)] = &[
     ("what_does_not_fit_on_a_node_goes_to_the_other", volumes::goes_where_there_is_room),
     ("bad_parameters_are_told_of_on_the_claim", bad_input::parameters_of_a_class),
     ("bad_sources_are_told_of_on_the_claim", bad_input::sources_of_a_claim),
+    ("a_secret_of_a_class_is_told_of_on_the_claim", bad_input::secret_of_a_class),
+    ("a_wrong_key_is_told_of_on_the_pod", bad_input::wrong_key),
     ("a_clone_elsewhere_is_told_of_on_the_claim", bad_input::clone_elsewhere),
     ("a_claim_in_use_is_not_deleted", bad_input::deletion_in_use),
     ("a_foreign_handle_is_told_of_on_the_snapshot", bad_input::foreign_handle),
@@ -95,6 +97,8 @@ fn main() -> ExitCode {
             driver.tell();
         }
     }
+    // After all that was killed, lost and deleted.
+    println!("{}", driver.varve(&["repository", "check", "--level", "content"]));
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {passed} passed; {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

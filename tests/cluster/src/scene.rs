@@ -19,6 +19,8 @@ pub(crate) struct Scene<'a> {
     before: Vec<String>,
     /// Records of volumes of a cluster that is gone, which nobody deletes.
     lost: RefCell<Vec<Value>>,
+    /// Snapshots that were in the repository before, or that nobody deletes.
+    kept: RefCell<Vec<String>>,
 }
 
 impl<'a> Scene<'a> {
@@ -26,7 +28,14 @@ impl<'a> Scene<'a> {
     pub(crate) fn new(driver: &'a Driver, case: &str) -> Self {
         let namespace = case.replace('_', "-");
         let kubectl = Kubectl::new(&namespace);
-        let scene = Self { driver, kubectl, namespace, before: left(), lost: RefCell::default() };
+        let scene = Self {
+            driver,
+            kubectl,
+            namespace,
+            before: left(),
+            lost: RefCell::default(),
+            kept: RefCell::new(driver.snapshots()),
+        };
         scene.make_namespace();
         scene
     }
@@ -41,6 +50,7 @@ impl<'a> Scene<'a> {
     /// Throws the cluster away and goes on in a new one, in an empty namespace of the same name.
     pub(crate) fn lose_cluster(&self) {
         *self.lost.borrow_mut() = self.volumes();
+        *self.kept.borrow_mut() = self.driver.snapshots();
         self.driver.start_over();
         self.make_namespace();
     }
@@ -63,6 +73,10 @@ impl<'a> Scene<'a> {
             left.trim().is_empty().then_some(())
         });
         assert_eq!(self.volumes(), *self.lost.borrow(), "no volume is left in the repository");
+        wait_for("no snapshot is left in the repository", || {
+            let kept = self.kept.borrow();
+            self.driver.snapshots().iter().all(|snapshot| kept.contains(snapshot)).then_some(())
+        });
         wait_for("nothing is left on the nodes", || {
             left().iter().all(|thing| self.before.contains(thing)).then_some(())
         });
