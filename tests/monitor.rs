@@ -103,7 +103,6 @@ async fn what_a_driver_did_is_told_without_telling_of_whom() {
     assert_eq!(value("varve_pool_promised_bytes"), f64::from(64 << 20));
     let (capacity, free) = (value("varve_pool_capacity_bytes"), value("varve_pool_free_bytes"));
     assert!(free > 0.0 && free < capacity && capacity < 20.0 * f64::from(1 << 30), "{page}");
-    assert_eq!(value("varve_nodes"), 1.0);
     assert_eq!(value("varve_ready{condition=\"pool\"}"), 1.0);
 
     // Invariant 7, and no more labels than are known beforehand.
