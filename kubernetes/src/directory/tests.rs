@@ -109,6 +109,16 @@ impl Server {
         }
     }
 
+    /// Waits until somebody watches slices, and somebody nodes: what is told before reaches nobody.
+    async fn watched(&self) {
+        let look = async {
+            while self.events.receiver_count() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PLENTY, look).await.expect("both are watched");
+    }
+
     /// Ends every watch, and says to whoever asks that what he has seen is too old to go on from.
     fn forget(&self) {
         let gone = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -269,6 +279,7 @@ async fn what_was_missed_is_listed_anew() {
     let cancel = CancellationToken::new();
     let nodes = Kubernetes::with(server.client(), "varve-system", "varve-agents", &cancel);
     names(&nodes, &["a", "b", "c"]).await;
+    server.watched().await;
     // Removed while nobody is told: only a list shows it.
     server.remove(SLICES, "varve-agents-2", false);
     server.forget();
@@ -293,6 +304,7 @@ async fn an_api_that_is_away_takes_nothing_with_it() {
     server.slice("varve-agents-1", &[("a", "10.0.0.1")]);
     server.objects.lock().unwrap().down = false;
     names(&nodes, &["a"]).await;
+    server.watched().await;
     server.objects.lock().unwrap().down = true;
     server.forget();
     assert_eq!(nodes.address("a").await.unwrap(), "10.0.0.1:7420", "what is known is still known");
