@@ -72,7 +72,7 @@ fn every_method_has_a_name() {
     {
         assert!(methods.iter().any(|known| known == method), "{methods:?}");
     }
-    assert_eq!(methods.len(), 36 + 9 + 2, "{methods:?}");
+    assert_eq!(methods.len(), 36 + 10 + 2, "{methods:?}");
 }
 
 #[test]
