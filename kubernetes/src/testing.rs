@@ -91,34 +91,56 @@ impl Target {
     }
 }
 
+/// Answers every request at an address of its own, until the tasks are dropped; returns its URL.
+pub(crate) async fn serve<A, F, B>(answer: A) -> (String, JoinSet<()>)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            connections.spawn(async move {
+                let service = service_fn(move |request| {
+                    let answered = answer(request);
+                    async move { Ok::<_, Infallible>(answered.await) }
+                });
+                // A client that leaves is no concern of the server's.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
+            });
+        }
+    });
+    (url, tasks)
+}
+
+/// A client of a server that is played. An answer is an answer: its own patience with a server is not what is looked at.
+pub(crate) fn client(url: &str) -> Client {
+    let mut config = Config::new(url.parse().unwrap());
+    config.default_retry = false;
+    Client::try_from(config).unwrap()
+}
+
 impl Server {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let (objects, events) = (Arc::new(Mutex::new(Objects::default())), broadcast::Sender::new(64));
-        let mut tasks = JoinSet::new();
         let shared = (Arc::clone(&objects), events.clone());
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (connection, _) = listener.accept().await.unwrap();
-                let shared = shared.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| {
-                        let (objects, events) = shared.clone();
-                        async move { Ok::<_, Infallible>(answer(&objects, &events, request).await) }
-                    });
-                    // A client that leaves is no concern of the server's.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
-                });
-            }
-        });
+        let (url, tasks) = serve(move |request| {
+            let (objects, events) = shared.clone();
+            async move { answer(&objects, &events, request).await }
+        })
+        .await;
         Self { objects, events, url, _tasks: tasks }
     }
 
     /// The cluster, with a namespace of its own.
     pub(crate) fn cluster(&self, namespace: &str) -> Cluster {
-        Cluster::with(Client::try_from(Config::new(self.url.parse().unwrap())).unwrap(), namespace)
+        Cluster::with(client(&self.url), namespace)
     }
 
     fn state(&self) -> MutexGuard<'_, Objects> {

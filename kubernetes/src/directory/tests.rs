@@ -12,14 +12,12 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::broadcast, task::JoinSet};
+use tokio::{sync::broadcast, task::JoinSet};
 
 use super::*;
+use crate::testing;
 
 /// Longer than anything here takes, and no part of what is asserted.
 const PLENTY: Duration = Duration::from_secs(60);
@@ -61,31 +59,14 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let (objects, events) = (Arc::new(Mutex::new(Objects::default())), broadcast::Sender::new(64));
-        let mut tasks = JoinSet::new();
         let shared = (Arc::clone(&objects), events.clone());
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (connection, _) = listener.accept().await.unwrap();
-                let (objects, events) = shared.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = answer(&objects, &events, &request);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    // A client that leaves is no concern of the server's.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
-                });
-            }
-        });
+        let (url, tasks) = testing::serve(move |request| ready(answer(&shared.0, &shared.1, &request))).await;
         Self { objects, events, url, _tasks: tasks }
     }
 
     fn client(&self) -> Client {
-        client(Config::new(self.url.parse().unwrap())).unwrap()
+        testing::client(&self.url)
     }
 
     /// Puts an object, and tells those who watch.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{Arc, Mutex},
 };
 
@@ -11,16 +10,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::TokioIo;
-use kube::Config;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use varve_proto::agent::activity::{Kind, State};
 
 use super::*;
+use crate::testing;
 
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data";
 const VOLUME: &str = "/api/v1/persistentvolumes/pvc-c1";
@@ -46,26 +42,13 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let world = Arc::new(Mutex::new(World::default()));
-        let mut tasks = JoinSet::new();
         let shared = Arc::clone(&world);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (connection, _) = listener.accept().await.unwrap();
-                let world = Arc::clone(&shared);
-                connections.spawn(async move {
-                    let service = service_fn(move |request| {
-                        let world = Arc::clone(&world);
-                        async move { Ok::<_, Infallible>(answer(&world, request).await) }
-                    });
-                    // A client that leaves is no concern of the server's.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
-                });
-            }
-        });
+        let (url, tasks) = testing::serve(move |request| {
+            let world = Arc::clone(&shared);
+            async move { answer(&world, request).await }
+        })
+        .await;
         Self { world, url, _tasks: tasks }
     }
 
@@ -84,10 +67,7 @@ impl Server {
     }
 
     fn teller(&self) -> Teller {
-        // An answer is an answer: the client's own patience with a server is not what is looked at.
-        let mut config = Config::new(self.url.parse().unwrap());
-        config.default_retry = false;
-        Teller::new(Client::try_from(config).unwrap())
+        Teller::new(testing::client(&self.url))
     }
 
     fn put(&self, path: &str, object: Value) {
