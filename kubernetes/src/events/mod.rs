@@ -8,7 +8,8 @@
 //! write      events and conditions, written so that several controllers do not tell things twice
 //! ```
 //!
-//! Every few seconds the nodes are asked what is under way; the API is spoken to only where there is something to tell.
+//! Every few seconds the nodes are asked what is under way; the API is spoken to only where there is something to tell, but for one
+//! watch of the contents of snapshots.
 //!
 //! # Concurrency
 //! Every controller tells everything: none leads. An event's name follows from what it says of which object, so the second
